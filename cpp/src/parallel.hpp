@@ -1,0 +1,40 @@
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace onnxcam {
+
+/// How many workers `threads` means (see kernels.hpp) for `tasks` tasks of together `operations` pixel operations.
+inline std::size_t worker_count(int threads, std::size_t tasks, std::size_t operations) {
+    // Starting a thread takes some 20 us, in which one thread does about this many operations.
+    constexpr std::size_t operations_per_thread = std::size_t{1} << 18;
+    if (tasks <= 1 || threads == 1) return 1;
+    if (threads > 1) return std::min(tasks, static_cast<std::size_t>(threads));
+    const std::size_t machine = std::max(1U, std::thread::hardware_concurrency());
+    return std::clamp<std::size_t>(operations / operations_per_thread, 1, std::min(tasks, machine));
+}
+
+/// Calls body(task, worker) once for each task < tasks, worker < workers, the caller being worker 0. body must not
+/// throw.
+template <class Body>
+void parallel_for(std::size_t tasks, std::size_t workers, const Body& body) {
+    std::atomic<std::size_t> next{0};
+    const auto work = [&](std::size_t worker) {
+        for (std::size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) body(task, worker);
+    };
+    std::vector<std::thread> helpers;
+    helpers.reserve(workers - 1);
+    try {
+        for (std::size_t worker = 1; worker < workers; ++worker) helpers.emplace_back(work, worker);
+    } catch (const std::system_error&) {  // no more threads to be had: the tasks are shared among those there are
+    }
+    work(0);
+    for (std::thread& helper : helpers) helper.join();
+}
+
+}  // namespace onnxcam
