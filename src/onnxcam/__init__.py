@@ -1,0 +1,1 @@
+"""Explains deployed ONNX models."""

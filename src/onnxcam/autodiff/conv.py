@@ -1,0 +1,153 @@
+"""Rules of convolutions, and the window arithmetic that pooling shares."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcam.autodiff.engine import Primal
+from onnxcam.autodiff.registry import Cotangents, vjp
+from onnxcam.graph.build import Builder
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window per spatial axis: sizes of both sides, kernel, stride, dilation, padding at the begin."""
+
+    large: tuple[int, ...]
+    small: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]
+
+    @property
+    def reach(self) -> list[int]:
+        """Extent of the dilated kernel minus one."""
+        return [d * (k - 1) for k, d in zip(self.kernel, self.dilations, strict=True)]
+
+    @property
+    def end(self) -> list[int]:
+        """Padding at the end that the windows really use; negative where they do not reach the last element."""
+        spans = zip(self.small, self.strides, self.reach, self.begin, self.large, strict=True)
+        return [(n - 1) * s + r + 1 - b - size for n, s, r, b, size in spans]
+
+    def forward(self) -> dict[str, list[int]]:
+        """Attributes of the Conv that maps the large side to the small one."""
+        ends = [max(e, 0) for e in self.end]
+        return {"strides": [*self.strides], "dilations": [*self.dilations], "pads": [*self.begin, *ends]}
+
+    def transposed(self) -> dict[str, list[int]]:
+        """Attributes of the ConvTranspose that is its adjoint, exact for every size."""
+        return self.forward() | {"output_padding": [max(-e, 0) for e in self.end]}
+
+
+def window(node: Primal, kernel: Sequence[int], large: tuple[int, ...], small: tuple[int, ...]) -> Window:
+    """The window of a convolution or pooling node, `auto_pad` and implicit attributes made explicit."""
+    n = len(kernel)
+    strides = tuple(node.attrs.get("strides") or [1] * n)
+    dilations = tuple(node.attrs.get("dilations") or [1] * n)
+    begin = tuple((node.attrs.get("pads") or [0] * 2 * n)[:n])
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        total = [max((m - 1) * s + d * (k - 1) + 1 - size, 0)
+                 for m, s, d, k, size in zip(small, strides, dilations, kernel, large, strict=True)]  # fmt: skip
+        begin = tuple(t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in total)
+    elif auto == "VALID":
+        begin = (0,) * n
+    return Window(large, small, tuple(kernel), strides, dilations, begin)
+
+
+def spatial(node: Primal, position: int = 0) -> tuple[int, ...]:
+    """Fixed spatial sizes of an (N, C, ...) input."""
+    return node.static(position, range(2, node.rank(position)))
+
+
+def output_spatial(node: Primal) -> tuple[int, ...]:
+    """Fixed spatial sizes of the (N, C, ...) output."""
+    shape = node.output_shape()
+    dims = shape[2:] if shape else (None,)
+    if not all(isinstance(d, int) for d in dims):
+        raise node.unsupported(f"it needs fixed sizes, and its output is {shape}")
+    return tuple(int(d) for d in dims if isinstance(d, int))
+
+
+@vjp("Conv")
+def conv(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """dX: the adjoint ConvTranspose, or a Conv with the kernel flipped where that is as exact and faster.
+
+    dW correlates X with dY, dB sums dY. The flipped form (stride 1, constant weights, kernel above 1) swaps the
+    weights' channels per group and mirrors them in space when the model is rewritten.
+    """
+    w = window(node, node.static(1, range(2, node.rank(1))), spatial(node), output_spatial(node))
+    dx = dw = db = None
+    if node.live(0):
+        dx = _flipped(op, node, dy, w) or op.ConvTranspose(dy, node.input(1), group=node.attrs["group"], **w.transposed())
+    if node.live(1):
+        dw = weight_cotangent(op, node, node.input(0), dy, w)
+    if node.live(2):
+        db = op.ReduceSum(dy, [0, *range(2, node.rank(0))], keepdims=0)
+    return (dx, dw, db)[: len(node.inputs)]
+
+
+def _flipped(op: Builder, node: Primal, dy: str, w: Window) -> str | None:
+    pads = [r - b for r, b in zip(w.reach, w.begin, strict=True)], [r - e for r, e in zip(w.reach, w.end, strict=True)]
+    if max(w.strides) > 1 or max(w.kernel) == 1 or min(*pads[0], *pads[1]) < 0:
+        return None
+    weights, group = node.constant(1), node.attrs["group"]
+    if weights is None:
+        return None
+    m, c = weights.shape[:2]
+    grouped = weights.reshape(group, m // group, c, *w.kernel).swapaxes(1, 2)
+    mirrored = np.flip(grouped.reshape(group * c, m // group, *w.kernel), tuple(range(2, weights.ndim)))
+    return str(
+        op.Conv(dy, op.floats(mirrored), group=group, dilations=[*w.dilations], pads=[*pads[0], *pads[1]])
+    )
+
+
+@vjp("ConvTranspose")
+def conv_transpose(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """dX is the Conv whose adjoint the node is; dW correlates dY with X; dB sums dY."""
+    large, small = output_spatial(node), spatial(node)
+    w = _transposed_window(node, large, small)
+    dx = dw = db = None
+    if node.live(0):
+        dx = op.Conv(dy, node.input(1), group=node.attrs["group"], **w.forward())
+    if node.live(1):
+        dw = weight_cotangent(op, node, dy, node.input(0), w)
+    if node.live(2):
+        db = op.ReduceSum(dy, [0, *range(2, node.rank(0))], keepdims=0)
+    return (dx, dw, db)[: len(node.inputs)]
+
+
+def _transposed_window(node: Primal, large: tuple[int, ...], small: tuple[int, ...]) -> Window:
+    kernel = node.static(1, range(2, node.rank(1)))
+    n = len(kernel)
+    base = window(node, kernel, large, small)
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    if "output_shape" in node.attrs or auto in ("SAME_UPPER", "SAME_LOWER"):
+        extra = node.attrs.get("output_padding") or [0] * n
+        total = [s * (m - 1) + e + r + 1 - size
+                 for s, m, e, r, size in zip(base.strides, small, extra, base.reach, large, strict=True)]  # fmt: skip
+        half = [max(t, 0) // 2 for t in total]
+        begin = half if auto == "SAME_UPPER" else [max(t, 0) - h for t, h in zip(total, half, strict=True)]
+        return Window(large, small, kernel, base.strides, base.dilations, tuple(begin))
+    return base
+
+
+def weight_cotangent(op: Builder, node: Primal, large: str, small: str, w: Window) -> str:
+    """Cotangent of a (M, C/g, ...) kernel that links the large side (N, C, ...) with the small one (N, M, ...).
+
+    A convolution with batch and channels exchanged and stride and dilation exchanged, per group; positions past the
+    kernel, which the strides leave over, are cut off.
+    """
+    group = node.attrs["group"]
+    m, c = node.static(1, (0, 1))
+    n = len(w.kernel)
+    axes = [*range(3, 3 + n)]
+    x = op.Reshape(op.Transpose(op.Reshape(large, [0, group, c, *w.large]), perm=[2, 1, 0, *axes]), [c, -1, *w.large])
+    g = op.Reshape(op.Transpose(op.Reshape(small, [0, m, *w.small]), perm=[1, 0, *range(2, 2 + n)]), [m, -1, *w.small])
+    pads = [*w.begin, *(max(e, 0) for e in w.end)]
+    dw = op.Conv(x, g, group=group, strides=[*w.dilations], dilations=[*w.strides], pads=pads)
+    dw = op.Slice(dw, [0] * n, [*w.kernel], [*range(2, 2 + n)])
+    return str(op.Transpose(dw, perm=[1, 0, *range(2, 2 + n)]))

@@ -1,0 +1,114 @@
+"""Rules of pooling."""
+
+import math
+
+import numpy as np
+
+from onnxcam.autodiff.conv import Window, output_spatial, spatial, window
+from onnxcam.autodiff.engine import Primal
+from onnxcam.autodiff.registry import Cotangents, vjp
+from onnxcam.graph.build import Builder
+
+
+@vjp("GlobalAveragePool")
+def global_average_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """dx = dy / (number of positions)."""
+    return (node.expanded(op.Div(dy, position_count(op, node))),)
+
+
+def position_count(op: Builder, node: Primal) -> str:
+    """Number of spatial positions of the (N, C, ...) input per output element, fixed or at run time."""
+    dims = (node.shape(0) or ())[2:]
+    if dims and all(isinstance(d, int) for d in dims):
+        return op.floats(math.prod(int(d) for d in dims if isinstance(d, int)))
+    return str(op.Cast(op.Div(op.Size(node.inputs[0]), op.Size(node.outputs[0])), to=op.dtype))
+
+
+@vjp("GlobalMaxPool")
+def global_max_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """The first maximum takes dy."""
+    flat = op.Reshape(node.inputs[0], [0, 0, -1])
+    winner = op.ArgMax(flat, axis=2, keepdims=1)
+    zeros = op.zeros_like(flat)
+    return (node.reshaped(op.ScatterElements(zeros, winner, op.Reshape(dy, [0, 0, 1]), axis=2)),)
+
+
+@vjp("MaxPool")
+def max_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """The first maximum of each window takes dy: the operator's own Indices, scattered back with addition."""
+    names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
+    attrs = {k: node.attrs[k] for k in names if k in node.attrs}
+    _, indices = op.MaxPool(node.inputs[0], outputs=2, **attrs)
+    zeros = op.Reshape(op.zeros_like(node.inputs[0]), [-1])
+    flat = op.ScatterElements(zeros, op.Reshape(indices, [-1]), op.Reshape(dy, [-1]), axis=0, reduction="add")
+    return (node.reshaped(flat),)
+
+
+@vjp("AveragePool")
+def average_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """dx spreads dy / (elements in the window) over each window: a depthwise ConvTranspose of ones."""
+    large, small = spatial(node), output_spatial(node)
+    w = window(node, node.attrs["kernel_shape"], large, small)
+    share = op.Div(dy, op.floats(_window_counts(w, node)))
+    if set(small) == {1} and large == w.kernel:
+        return (node.expanded(share),)
+    rows = op.Reshape(share, [-1, 1, *small])
+    spread = op.ConvTranspose(rows, op.floats(np.ones((1, 1, *w.kernel))), **w.transposed())
+    return (node.reshaped(spread),)
+
+
+def _window_counts(w: Window, node: Primal) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    """How many elements each window averages, shape (1, 1, *small)."""
+    declared_end = (node.attrs.get("pads") or [0] * 2 * len(w.kernel))[len(w.kernel) :]
+    counts = np.ones([1] * len(w.small))
+    for axis, (size, n, k, s, d, b, e) in enumerate(
+        zip(w.large, w.small, w.kernel, w.strides, w.dilations, w.begin, w.end, strict=True)
+    ):
+        taps = np.arange(n)[:, None] * s - b + np.arange(k) * d
+        low, high = 0, size
+        if node.attrs["count_include_pad"]:
+            padded = e if node.attrs["auto_pad"].startswith("SAME") else declared_end[axis]
+            low, high = -b, size + padded
+        per_axis = ((taps >= low) & (taps < high)).sum(1)
+        counts = counts * per_axis.reshape([-1 if i == axis else 1 for i in range(len(w.small))])
+    return counts[None, None]
+
+
+@vjp("LpPool")
+def lp_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """y = (sum |x|^p)^(1/p) per window: dx = sign(x) |x|^(p-1) * adjoint(dy * y^(1-p)); 0 where y is 0."""
+    w = window(node, node.attrs["kernel_shape"], spatial(node), output_spatial(node))
+    slope = _p_norm_share(op, dy, node.outputs[0], node.attrs["p"])
+    rows = op.Reshape(slope, [-1, 1, *w.small])
+    spread = op.ConvTranspose(rows, op.floats(np.ones((1, 1, *w.kernel))), **w.transposed())
+    return (op.Mul(node.reshaped(spread), signed_power(op, node.inputs[0], node.attrs["p"])),)
+
+
+@vjp("GlobalLpPool")
+def global_lp_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """y = (sum |x|^p)^(1/p): dx = dy * y^(1-p) * sign(x) |x|^(p-1); 0 where y is 0."""
+    slope = _p_norm_share(op, dy, node.outputs[0], node.attrs["p"])
+    return (op.Mul(signed_power(op, node.inputs[0], node.attrs["p"]), slope),)
+
+
+def _p_norm_share(op: Builder, dy: str, y: str, p: int) -> str:
+    if p == 1:
+        return dy
+    zero = op.Cast(op.Equal(y, 0.0), to=op.dtype)
+    return str(op.Mul(dy, op.Mul(op.Pow(op.Add(y, zero), 1.0 - p), op.Sub(1.0, zero))))
+
+
+def signed_power(op: Builder, x: str, p: int) -> str:
+    """sign(x) |x|^(p-1), the derivative of |x|^p / p; 0 at 0."""
+    if p == 1:
+        return str(op.Sign(x))
+    return x if p == 2 else str(op.Mul(op.Sign(x), op.Pow(op.Abs(x), float(p - 1))))
+
+
+@vjp("MaxUnpool", wrt=(0,))
+def max_unpool(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """dx = dy at the positions that the indices name."""
+    picked = op.GatherElements(op.Reshape(dy, [-1]), op.Reshape(node.inputs[1], [-1]), axis=0)
+    return (node.reshaped(picked),)
+
+

@@ -1,0 +1,307 @@
+"""A read-only index over a model: who makes a value, who reads it, its type, its constant.
+
+The two queries everything else is built on are `producer(value)` and `consumers(value)`. Values are named by the
+tensor name in the file; nodes are the model's own, in topological order (the checker guarantees it).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+Dim = int | str | None
+Shape = tuple[Dim, ...]
+
+# Constants up to this many elements travel into shape inference and constant folding; larger ones are weights.
+SMALL = 4096
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """Element type (a `TensorProto.DataType`) and shape; an unknown rank is None, an unknown dimension is None."""
+
+    dtype: int
+    shape: Shape | None
+
+
+@cache
+def _schema(op_type: str, domain: str, opset: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+class Node:
+    """One node of the model, with schema defaults filled into `attrs`."""
+
+    __slots__ = ("_attrs", "domain", "inputs", "op_type", "opset", "outputs", "proto")
+
+    def __init__(self, proto: NodeProto, opset: int) -> None:
+        self.proto = proto
+        self.op_type: str = proto.op_type
+        self.domain: str = "" if proto.domain == "ai.onnx" else proto.domain
+        self.inputs: tuple[str, ...] = tuple(proto.input)
+        self.outputs: tuple[str, ...] = tuple(proto.output)
+        self.opset = opset
+        self._attrs: dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> str:
+        """`Conv`, or `com.microsoft::FusedConv` outside the default domain."""
+        return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
+
+    @property
+    def name(self) -> str:
+        """The node's name, or its first output's where the file leaves nodes unnamed."""
+        return self.proto.name or next((o for o in self.outputs if o), self.op_type)
+
+    @property
+    def schema(self) -> onnx.defs.OpSchema | None:
+        return _schema(self.op_type, self.domain, self.opset)
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Attributes as Python values (strings decoded), defaults of the schema included."""
+        if self._attrs is None:
+            attrs: dict[str, Any] = {}
+            if self.schema is not None:
+                for name, declared in self.schema.attributes.items():
+                    if declared.default_value.type:
+                        attrs[name] = _attribute(declared.default_value)
+            attrs.update((a.name, _attribute(a)) for a in self.proto.attribute)
+            self._attrs = attrs
+        return self._attrs
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Inputs plus what subgraphs capture from the outer scope; empty optional inputs left out."""
+        captured = [name for a in self.proto.attribute for g in _subgraphs(a) for name in _captured(g)]
+        return tuple(i for i in (*self.inputs, *captured) if i)
+
+    def __repr__(self) -> str:
+        return f"{self.kind}({', '.join(self.inputs)}) -> {', '.join(self.outputs)}"
+
+
+def _attribute(attribute: AttributeProto) -> Any:
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode()
+    if attribute.type == AttributeProto.STRINGS:
+        return [v.decode() for v in value]
+    return value
+
+
+def _subgraphs(attribute: AttributeProto) -> Iterator[GraphProto]:
+    if attribute.type == AttributeProto.GRAPH:
+        yield attribute.g
+    yield from attribute.graphs
+
+
+def _captured(graph: GraphProto) -> Iterator[str]:
+    local = {i.name for i in graph.input} | {i.name for i in graph.initializer}
+    for node in graph.node:
+        inner = (name for a in node.attribute for g in _subgraphs(a) for name in _captured(g))
+        yield from (name for name in (*node.input, *inner) if name and name not in local)
+        local.update(node.output)
+    yield from (o.name for o in graph.output if o.name not in local)
+
+
+class Graph:
+    """The index. `shapes` binds the dimensions of graph inputs (ints or symbols) before shapes are inferred.
+
+    `model` holds the weights as stubs (name, type and shape only), so that rewriting costs nothing per weight;
+    `initializers` holds the tensors themselves and `complete` puts them back. `folder` is where the model's external
+    data lie; `notes` says what loading changed, for provenance.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto,
+        *,
+        weights: Mapping[str, TensorProto] | None = None,
+        shapes: Mapping[str, Sequence[Dim]] | None = None,
+        folder: Path | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        if weights is None:
+            model, weights = _split(model)
+        self.model = model
+        self.weights = weights
+        self.folder = folder
+        self.notes = notes
+        self.shapes = dict(shapes or {})
+        self.opset: int = opset_of(model)
+        domains = {o.domain: o.version for o in model.opset_import}
+        self.nodes = tuple(Node(n, self.opset if n.domain in ("", "ai.onnx") else domains.get(n.domain, 1))
+                           for n in model.graph.node)  # fmt: skip
+        self.initializers: dict[str, TensorProto] = {
+            t.name: weights.get(t.name, t) for t in model.graph.initializer
+        }
+        self.inputs: tuple[str, ...] = tuple(i.name for i in model.graph.input if i.name not in self.initializers)
+        self.outputs: tuple[str, ...] = tuple(o.name for o in model.graph.output)
+        self._producers = {o: n for n in self.nodes for o in n.outputs if o}
+        self._constants: dict[str, npt.NDArray[Any] | None] = {}
+
+    @cached_property
+    def _consumers(self) -> dict[str, tuple[Node, ...]]:
+        readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for value in dict.fromkeys(node.reads):
+                readers.setdefault(value, []).append(node)
+        return {value: tuple(nodes) for value, nodes in readers.items()}
+
+    def complete(self, model: ModelProto) -> ModelProto:
+        """`model`, a descendant of this graph's, with the weights back in their places."""
+        whole = ModelProto()
+        whole.CopyFrom(model)
+        for tensor in whole.graph.initializer:
+            if tensor.name in self.weights:
+                tensor.CopyFrom(self.weights[tensor.name])
+        return whole
+
+    @cached_property
+    def types(self) -> dict[str, ValueType]:
+        return infer_types(self.model, self.shapes)
+
+    def producer(self, value: str) -> Node | None:
+        """The node that makes `value`; None for graph inputs and initializers."""
+        return self._producers.get(value)
+
+    def consumers(self, value: str) -> tuple[Node, ...]:
+        """The nodes that read `value`, in topological order, subgraph captures included."""
+        return self._consumers.get(value, ())
+
+    def __contains__(self, value: str) -> bool:
+        return value in self._producers or value in self.initializers or value in self.inputs
+
+    def dtype(self, value: str) -> int:
+        """`TensorProto.DataType` of a value; UNDEFINED where inference does not know it."""
+        found = self.types.get(value)
+        return found.dtype if found else TensorProto.UNDEFINED
+
+    def shape(self, value: str) -> Shape | None:
+        found = self.types.get(value)
+        return found.shape if found else None
+
+    def constant(self, value: str) -> npt.NDArray[Any] | None:
+        """The array behind a value that does not depend on any input; None when it does (or is a subgraph's)."""
+        if value not in self._constants:
+            self._constants[value] = self._fold(value)
+        return self._constants[value]
+
+    def _fold(self, value: str) -> npt.NDArray[Any] | None:
+        if value in self.initializers:
+            return numpy_helper.to_array(self.initializers[value], str(self.folder or ""))
+        needed: list[Node] = []
+        pending, seen = [value], {value}
+        while pending:
+            name = pending.pop()
+            if name in self.initializers:
+                continue
+            node = self.producer(name)
+            if node is None or node.domain or node.op_type.startswith("Random") or len(needed) > 64:
+                return None
+            if node not in needed:
+                needed.append(node)
+            fresh = [r for r in node.reads if r not in seen]
+            seen.update(fresh)
+            pending.extend(fresh)
+        used = [self.initializers[name] for name in sorted(seen & self.initializers.keys())]
+        if not all(map(is_small, used)):
+            return None
+        from onnx.reference import ReferenceEvaluator
+
+        order = {id(n): i for i, n in enumerate(self.nodes)}
+        nodes = [n.proto for n in sorted(needed, key=lambda n: order[id(n)])]
+        graph = helper.make_graph(nodes, "constant", [], [ValueInfoProto(name=value)], used)
+        folded = ReferenceEvaluator(helper.make_model(graph, opset_imports=self.model.opset_import)).run(None, {})
+        return np.asarray(folded[0])
+
+
+def is_small(tensor: TensorProto) -> bool:
+    """Whether a constant is small enough to take part in shape inference and constant folding."""
+    return math.prod(tensor.dims) <= SMALL and tensor.data_location != TensorProto.EXTERNAL
+
+
+def _split(model: ModelProto) -> tuple[ModelProto, dict[str, TensorProto]]:
+    weights = {t.name: t for t in model.graph.initializer if not is_small(t)}
+    lean = ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            for part, content in value.ListFields():
+                if part.name == "initializer":
+                    stubs = (TensorProto(name=t.name, dims=t.dims, data_type=t.data_type) for t in weights.values())
+                    lean.graph.initializer.extend(t for t in content if t.name not in weights)
+                    lean.graph.initializer.extend(stubs)
+                else:
+                    _assign(lean.graph, part, content)
+        else:
+            _assign(lean, field, value)
+    return lean, weights
+
+
+def _assign(message: Message, field: FieldDescriptor, value: Any) -> None:
+    if isinstance(value, str | bytes | int | float):
+        setattr(message, field.name, value)
+    elif hasattr(value, "extend"):
+        getattr(message, field.name).extend(value)
+    else:
+        getattr(message, field.name).CopyFrom(value)
+
+
+def opset_of(model: ModelProto) -> int:
+    """Version of the default operator set that the model imports."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+
+def infer_types(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict[str, ValueType]:
+    """Types of all values by shape inference, input shapes bound to `shapes`; weights may be stubs.
+
+    Declared output and intermediate shapes are not trusted (exporters leave stale ones); those of other domains'
+    nodes, which inference cannot reproduce, are.
+    """
+    lean = ModelProto()
+    lean.ir_version = model.ir_version
+    lean.opset_import.extend(model.opset_import)
+    lean.graph.name = model.graph.name
+    lean.graph.node.extend(model.graph.node)
+    lean.graph.initializer.extend(model.graph.initializer)
+    for value in model.graph.input:
+        bound = shapes.get(value.name)
+        if bound is None:
+            lean.graph.input.append(value)
+        else:
+            lean.graph.input.append(
+                helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, list(bound))
+            )
+    for value in model.graph.output:
+        bare = lean.graph.output.add(name=value.name)
+        if value.type.HasField("tensor_type"):
+            bare.type.tensor_type.elem_type = value.type.tensor_type.elem_type
+    foreign = {o for n in model.graph.node if n.domain not in ("", "ai.onnx") for o in n.output}
+    lean.graph.value_info.extend(v for v in model.graph.value_info if v.name in foreign)
+    inferred = onnx.shape_inference.infer_shapes(lean, data_prop=True).graph
+    types = {v.name: value_type(v) for v in (*inferred.input, *inferred.value_info, *inferred.output)}
+    types.update((t.name, ValueType(t.data_type, tuple(t.dims))) for t in inferred.initializer)
+    return types
+
+
+def value_type(value: ValueInfoProto) -> ValueType:
+    """Element type and shape that a `ValueInfoProto` declares."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return ValueType(tensor.elem_type, None)
+    dims: list[Dim] = []
+    for d in tensor.shape.dim:
+        dims.append(d.dim_value if d.HasField("dim_value") else d.dim_param or None)
+    return ValueType(tensor.elem_type, tuple(dims))
