@@ -8,7 +8,7 @@
 namespace onnxcam {
 namespace {
 
-constexpr std::size_t lanes = 32;  // independent running extrema, so that the loop over them vectorises
+constexpr std::size_t lanes = 64;  // independent running extrema, so that the loop over them vectorises
 
 struct Range {
     float lowest;
@@ -20,17 +20,18 @@ ONNXCAM_CLONES
 Range find_range(const float* map, std::size_t pixels) {
     float lowest[lanes], highest[lanes];
     int nan[lanes] = {};
-    std::fill_n(lowest, lanes, std::numeric_limits<float>::infinity());
-    std::fill_n(highest, lanes, -std::numeric_limits<float>::infinity());
-    for (std::size_t first = 0; first < pixels; first += lanes) {
-        const float* v = map + first;
-        const std::size_t count = std::min(lanes, pixels - first);
-        for (std::size_t i = 0; i < count; ++i) {
-            lowest[i] = v[i] < lowest[i] ? v[i] : lowest[i];
-            highest[i] = v[i] > highest[i] ? v[i] : highest[i];
-            nan[i] |= v[i] != v[i];
-        }
+    std::fill_n(lowest, lanes, map[0]);
+    std::fill_n(highest, lanes, map[0]);
+    const auto include = [&](std::size_t lane, float value) {
+        lowest[lane] = value < lowest[lane] ? value : lowest[lane];
+        highest[lane] = value > highest[lane] ? value : highest[lane];
+        nan[lane] |= value != value;
+    };
+    std::size_t first = 0;
+    for (; first + lanes <= pixels; first += lanes) {
+        for (std::size_t lane = 0; lane < lanes; ++lane) include(lane, map[first + lane]);
     }
+    for (std::size_t lane = 0; first + lane < pixels; ++lane) include(lane, map[first + lane]);
     return {*std::min_element(lowest, lowest + lanes), *std::max_element(highest, highest + lanes),
             std::any_of(nan, nan + lanes, [](int seen) { return seen != 0; })};
 }

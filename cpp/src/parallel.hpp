@@ -11,8 +11,8 @@ namespace onnxcam {
 
 /// How many workers `threads` means (see kernels.hpp) for `tasks` tasks of together `operations` pixel operations.
 inline std::size_t worker_count(int threads, std::size_t tasks, std::size_t operations) {
-    // Starting a thread takes some 20 us, in which one thread does about this many operations.
-    constexpr std::size_t operations_per_thread = std::size_t{1} << 18;
+    // Some 200 us of work: several times what starting and joining a thread costs.
+    constexpr std::size_t operations_per_thread = std::size_t{1} << 20;
     if (tasks <= 1 || threads == 1) return 1;
     if (threads > 1) return std::min(tasks, static_cast<std::size_t>(threads));
     const std::size_t machine = std::max(1U, std::thread::hardware_concurrency());
