@@ -1,1 +1,53 @@
-"""Explains deployed ONNX models."""
+"""Shows which part of a picture made an ONNX model decide: Grad-CAM and its family, on any runtime, without PyTorch."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxcam.errors import OnnxCamError
+    from onnxcam.explainer import Explainer, explain
+    from onnxcam.explanation import ClassScore, Explanation
+    from onnxcam.preprocess import Picture, Preprocess, load_picture
+    from onnxcam.rewrite import rewrite
+
+# Loaded on first use: `import onnxcam` costs no numpy, no onnx.
+_HOMES = {
+    "ClassScore": "explanation",
+    "Explainer": "explainer",
+    "Explanation": "explanation",
+    "OnnxCamError": "errors",
+    "Picture": "preprocess",
+    "Preprocess": "preprocess",
+    "explain": "explainer",
+    "load_picture": "preprocess",
+    "rewrite": "rewrite",
+}
+
+__all__ = [
+    "ClassScore",
+    "Explainer",
+    "Explanation",
+    "OnnxCamError",
+    "Picture",
+    "Preprocess",
+    "explain",
+    "load_picture",
+    "rewrite",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(f"onnxcam.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("onnxcam")
+    raise AttributeError(f"module 'onnxcam' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable
 
-from onnxcam.autodiff.engine import Primal
+import numpy as np
+
+from onnxcam.autodiff.engine import INTEGERS, Primal
 from onnxcam.autodiff.registry import ALL, Cotangents, vjp
 from onnxcam.graph.build import Builder
 
@@ -106,9 +108,12 @@ def power(op: Builder, node: Primal, dy: str) -> Cotangents:
     constant = node.constant(1)
     if constant is not None and constant.size == 1:
         exponent = float(constant.reshape(()))
+        if exponent in (0.0, 1.0):
+            return (dy if exponent else None,)
         slope = x if exponent == 2.0 else op.Pow(x, exponent - 1.0)
         return (op.Mul(dy, op.Mul(slope, exponent)),)
-    e = op.Cast(e, to=op.dtype)
+    if node.dtype(1) in INTEGERS:
+        e = op.Cast(e, to=op.dtype)
     dx = op.Mul(dy, op.Mul(e, op.Pow(x, op.Sub(e, 1.0)))) if node.live(0) else None
     if not node.live(1):
         return (dx, None)
@@ -152,14 +157,20 @@ def thresholded_relu(op: Builder, node: Primal, x: str, y: str) -> str:
     return mask(op, op.Greater(x, node.attrs["alpha"]))
 
 
-@_unary("Clip")
-def clip(op: Builder, node: Primal, x: str, y: str) -> str:
-    """1 strictly between the bounds; 0 at them, as PyTorch's ReLU6 (its `clamp` takes 1). Read from the output."""
-    inside = [op.Greater(y, node.input(1))] if node.has(1) else []
-    inside += [op.Less(y, node.input(2))] if node.has(2) else []
+@vjp("Clip", broadcast=(1, 2))
+def clip(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """dx = dy strictly between the bounds, 0 at them, as PyTorch's ReLU6 (its `clamp` takes dy); a bound takes the rest.
+
+    Read from the output, so that a fused convolution stays fused.
+    """
+    y, bounds = node.outputs[0], [i for i in (1, 2) if node.has(i)]
+    beyond = {1: op.Greater, 2: op.Less}
+    inside = [beyond[i](y, node.input(i)) for i in bounds]
     if not inside:
-        return op.floats(1.0)
-    return mask(op, inside[0] if len(inside) == 1 else op.And(*inside))
+        return (dy,)
+    dx = op.Mul(dy, mask(op, inside[0] if len(inside) == 1 else op.And(*inside)))
+    at = [op.Mul(dy, mask(op, op.Equal(y, node.input(i)))) if node.live(i) else None for i in (1, 2)]
+    return (dx, *at)[: len(node.inputs)]
 
 
 @_unary("Sigmoid")
@@ -187,8 +198,9 @@ def hard_sigmoid(op: Builder, node: Primal, x: str, y: str) -> str:
 @_unary("HardSwish")
 def hard_swish(op: Builder, node: Primal, x: str, y: str) -> str:
     """h + x * h' with h = clip(x / 6 + 1/2, 0, 1); h' = 0 at the kinks."""
-    h = op.Clip(op.Add(op.Mul(x, 1.0 / 6.0), 0.5), op.floats(0.0), op.floats(1.0))
-    return str(op.Add(h, op.Mul(x, _hard_sigmoid_slope(op, h, 1.0 / 6.0))))
+    sixth = float(np.float32(1.0 / 6.0))  # what the schema's function body holds
+    h = op.HardSigmoid(x, alpha=sixth, beta=0.5)
+    return str(op.Add(h, op.Mul(x, _hard_sigmoid_slope(op, h, sixth))))
 
 
 @_unary("Swish")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 from onnx import TensorProto, helper
 
 from onnxcam.autodiff.registry import ALL, INDEPENDENT, NON_DIFFERENTIABLE, RULES, Cotangents, Rule
@@ -17,7 +18,7 @@ from onnxcam.errors import UnsupportedError, UnsupportedOperatorError
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.index import Graph, Node, Shape
 
-_INTEGERS = frozenset(
+INTEGERS = frozenset(
     {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING}
     | {TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
 )
@@ -165,7 +166,8 @@ def differentiate(
 
     for node, rule in zip(reversed(path), reversed(rules), strict=True):
         with op.scope(f"{node.name}.vjp"):
-            dys = [total(o) if o else None for o in node.outputs]
+            positions = range(len(node.outputs)) if rule.outputs is None else rule.outputs
+            dys = [total(node.outputs[i]) if i < len(node.outputs) and node.outputs[i] else None for i in positions]
             if all(dy is None for dy in dys):
                 continue
             primal = Primal(op, graph, node, live)
@@ -203,7 +205,7 @@ def live_path(graph: Graph, y: str, wrt: Sequence[str]) -> tuple[frozenset[str],
 def _differentiable_inputs(node: Node) -> Iterable[int]:
     if not node.domain and node.op_type in NON_DIFFERENTIABLE | INDEPENDENT:
         return ()
-    if not node.domain and node.op_type == "Cast" and node.attrs["to"] in _INTEGERS:
+    if not node.domain and node.op_type == "Cast" and node.attrs["to"] in INTEGERS:
         return ()
     rule = RULES.get(node.kind)
     positions = range(len(node.inputs)) if rule is None or rule.wrt is None else rule.wrt
@@ -251,7 +253,13 @@ def has_body(node: Node) -> bool:
 
 def _expanded(op: Builder, node: Primal, *dys: str | None) -> Cotangents:
     """Differentiates an operator through the function body in its schema, re-computed beside the node."""
-    body, inputs, outputs = body_graph(op, node)
+    return pull_back(op, node, *body_graph(op, node), dys)
+
+
+def pull_back(
+    op: Builder, node: Primal, body: Graph, inputs: Sequence[str], outputs: Sequence[str], dys: Sequence[str | None]
+) -> Cotangents:
+    """Cotangents of `inputs` through `body`, a graph that computes the node; emits the body and its derivative."""
     local = Builder(body, op.dtype)
     local.prefix = op.fresh("body")
     wrt = [name for i, name in enumerate(inputs) if name and node.live(i)]
@@ -265,7 +273,7 @@ def _expanded(op: Builder, node: Primal, *dys: str | None) -> Cotangents:
     op.initializers.update({t.name: t for t in body.initializers.values()} | local.initializers)
     op.nodes.extend(n.proto for n in body.nodes)
     op.nodes.extend(local.nodes)
-    return tuple(grads.get(name) for name in inputs)
+    return tuple(grads.get(name) if node.live(i) else None for i, name in enumerate(inputs))
 
 
 EXPANSION = Rule(_expanded, None, (), None)

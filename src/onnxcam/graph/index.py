@@ -134,7 +134,7 @@ class Graph:
         notes: tuple[str, ...] = (),
     ) -> None:
         if weights is None:
-            model, weights = _split(model)
+            model, weights = split_weights(model)
         self.model = model
         self.weights = weights
         self.folder = folder
@@ -233,7 +233,7 @@ def is_small(tensor: TensorProto) -> bool:
     return math.prod(tensor.dims) <= SMALL and tensor.data_location != TensorProto.EXTERNAL
 
 
-def _split(model: ModelProto) -> tuple[ModelProto, dict[str, TensorProto]]:
+def split_weights(model: ModelProto) -> tuple[ModelProto, dict[str, TensorProto]]:
     weights = {t.name: t for t in model.graph.initializer if not is_small(t)}
     lean = ModelProto()
     for field, value in model.ListFields():

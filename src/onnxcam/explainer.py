@@ -1,0 +1,337 @@
+"""The object that people hold: one model, one method, one layer; pictures or tensors in, explanations out."""
+
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcam.errors import UsageError
+from onnxcam.explanation import ClassScore, Explanation
+from onnxcam.graph.read import ModelSource, read
+from onnxcam.graph.signature import ImageInput
+from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
+from onnxcam.rewrite import Size, explained_model, open_graph
+from onnxcam.runtime import Session
+from onnxcam.saliency import check_normalization, raw_maps, saliency_maps
+from onnxcam.targets import class_number
+
+logger = logging.getLogger(__name__)
+
+LABELS_KEY = "onnxcam.labels"
+TOP = 5
+
+TargetLike = str | int | np.integer | None
+
+
+class Explainer:
+    """Explains one model. Immutable after construction and safe to call from many threads.
+
+    model: path, bytes or ModelProto. method: a name that `onnxcam methods` lists. layer: a value or node name, default
+    the last spatial map. score: `logit` or `probability`. output: which output holds the class scores. normalize:
+    `minmax`, `max` or `none`. preprocess: a Preprocess, or a mapping of the fields that differ from the model's
+    metadata or ImageNet's defaults. labels: class names, or the path of a file with one per line. size: (H, W) where
+    the model leaves it open. providers, provider_options, session_options, custom_ops_library, threads: as ONNX
+    Runtime takes them; a provider that is not there is an error, never a silent fallback.
+
+    What was decided for the user (layer, stepped-over Softmax, lifted opset, preprocessing) is in `notes`, logged
+    once, and in every result's provenance.
+
+    Raises: the designed errors of `onnxcam.errors`.
+    """
+
+    def __init__(
+        self,
+        model: ModelSource,
+        *,
+        method: str = "gradcam",
+        layer: str | None = None,
+        score: str = "logit",
+        output: str | None = None,
+        normalize: str = "minmax",
+        preprocess: Preprocess | Mapping[str, Any] | None = None,
+        labels: Sequence[str] | str | os.PathLike[str] | None = None,
+        size: Size | None = None,
+        input_layout: str | None = None,
+        providers: Sequence[str] | None = None,
+        provider_options: Sequence[Mapping[str, Any]] | None = None,
+        session_options: Any = None,
+        custom_ops_library: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        check_normalization(normalize)
+        file = read(model)
+        properties = {p.key: p.value for p in file.model.metadata_props}
+        wanted = _asked_size(preprocess, size, properties)
+        graph, image, bound = open_graph(file, size=wanted, input_layout=input_layout)
+        explained = explained_model(graph, image, method=method, layer=layer, score=score, output=output)
+        notes = list(graph.notes)
+        self.preprocess, source = _preprocess(preprocess, image, bound, properties)
+        self.labels = _labels(labels, properties, explained.head.classes)
+        if layer is None:
+            notes.append(f"layer `{explained.layer.name}` chosen: the last spatial map")
+        if explained.head.activation and score == "logit":
+            notes.append(f"the final {explained.head.activation} is stepped over: the class logit is explained")
+        notes.append(f"preprocessing: {source}")
+        self._explained = explained
+        self._score = score
+        self._normalize = normalize
+        self._threads = threads or 0
+        self._file = replace(file, model=type(file.model)())
+        self.notes: tuple[str, ...] = tuple(notes)
+        for note in notes:
+            logger.info("%s: %s", file.name, note)
+        self._session = Session(
+            explained.model,
+            providers=providers,
+            provider_options=provider_options,
+            threads=threads,
+            options=session_options,
+            custom_ops_library=Path(custom_ops_library) if custom_ops_library is not None else None,
+            folder=file.folder,
+        )
+        # The session holds the weights; the rewritten proto is not needed any more.
+        self._explained = replace(explained, model=type(file.model)())
+
+    @property
+    def layer(self) -> str:
+        """The target layer's value name."""
+        return self._explained.layer.name
+
+    @property
+    def method(self) -> str:
+        return self._explained.method.name
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return self._explained.head.classes
+
+    def __call__(self, picture: PictureLike, target: TargetLike = None) -> Explanation:
+        """Explain one picture: a path, a Pillow image, an array (H, W[, 1|3|4]), or anything that speaks DLPack.
+
+        target: a class index, a label, or None for the predicted class.
+
+        Raises: PictureError, UsageError (target), ModelError (the runtime refused).
+        """
+        index = class_number(target, self.labels, self.classes)
+        loaded = picture if isinstance(picture, Picture) else load_picture(picture)
+        tensor, view = self.preprocess(loaded)
+        (explanation,) = self._explain(tensor, [index], [view], [loaded])
+        return explanation
+
+    def explain_tensor(
+        self, x: npt.ArrayLike, target: TargetLike | Sequence[TargetLike] | npt.NDArray[np.integer] = None
+    ) -> list[Explanation]:
+        """Explain model-ready samples: N in, N explanations out, `values` (H, W) of the input's height and width.
+
+        x: (N, C, H, W) or (N, H, W, C) as the model takes it, of its type. target: one class for all, or N of them.
+
+        Raises: UsageError where shape, type or number of targets do not fit the model.
+        """
+        image = self._explained.image
+        array = np.asarray(x if hasattr(x, "__array__") or not hasattr(x, "__dlpack__") else np.from_dlpack(x))
+        size = self.preprocess.size
+        expected = (self._explained.image.channels, *size) if image.layout == "nchw" else (*size, image.channels)
+        if array.ndim != 4 or array.shape[1:] != expected or array.dtype != image.dtype:
+            raise UsageError(
+                f"`{image.name}` takes {image.dtype} (N, {', '.join(map(str, expected))}), not {array.dtype} {array.shape}",
+                "pass the tensor that the model itself would be fed",
+            )
+        many = isinstance(target, Sequence | np.ndarray) and not isinstance(target, str)
+        asked = list(target) if many else [target] * len(array)  # type: ignore[arg-type]
+        if len(asked) != len(array):
+            raise UsageError(f"{len(asked)} targets for {len(array)} samples", "give one target, or one per sample")
+        indices = [class_number(t, self.labels, self.classes) for t in asked]
+        return self._explain(np.ascontiguousarray(array), indices, [View.identity(size)] * len(array), [None] * len(array))
+
+    def _explain(
+        self,
+        tensor: npt.NDArray[Any],
+        indices: Sequence[int],
+        views: Sequence[View],
+        pictures: Sequence[Picture | None],
+    ) -> list[Explanation]:
+        e = self._explained
+        if len(tensor) == 0:
+            return []
+        runs = [self._run(*chunk) for chunk in self._chunks(tensor, np.asarray(indices, np.int64))]
+        results = {name: np.concatenate([r[name] for r in runs]) if len(runs) > 1 else runs[0][name] for name in runs[0]}
+        raw = raw_maps(results[e.activations], results[e.alpha], self._threads)
+        values = saliency_maps(raw, views, self._normalize, self._threads)
+        probabilities = results[e.probabilities] if e.probabilities else None
+        ranked = probabilities if probabilities is not None else results[e.logits]
+        return [
+            Explanation(
+                values=values[i],
+                raw=raw[i],
+                class_index=(index := int(results[e.index][i])),
+                label=self._label(index),
+                score=float(results[e.score][i]),
+                probability=float(probabilities[i, index]) if probabilities is not None else None,
+                layer=self.layer,
+                method=self.method,
+                region=views[i].region,
+                top=self._top(ranked[i]),
+                normalize=self._normalize,
+                picture=pictures[i],
+                provenance=self._provenance(pictures[i], indices[i]),
+            )
+            for i in range(len(tensor))
+        ]
+
+    def _chunks(
+        self, tensor: npt.NDArray[Any], indices: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64], int]]:
+        """The samples in pieces of the model's own batch size, the last one padded by repeating its last sample."""
+        batch = self._explained.image.batch or len(tensor)
+        for start in range(0, len(tensor), batch):
+            x, index = tensor[start : start + batch], indices[start : start + batch]
+            if len(x) < batch:
+                missing = batch - len(x)
+                yield np.concatenate([x, *[x[-1:]] * missing]), np.concatenate([index, *[index[-1:]] * missing]), len(x)
+            else:
+                yield x, index, len(x)
+
+    def _run(self, x: npt.NDArray[Any], index: npt.NDArray[np.int64], wanted: int) -> dict[str, npt.NDArray[Any]]:
+        e = self._explained
+        results = self._session.run({e.image.name: x, e.class_index: index}, e.outputs)
+        return {name: value[:wanted] for name, value in results.items()}
+
+    def _label(self, index: int) -> str | None:
+        return self.labels[index] if self.labels else None
+
+    def _top(self, scores: npt.NDArray[Any]) -> tuple[ClassScore, ...]:
+        best = np.argsort(-scores, kind="stable")[:TOP]
+        return tuple(ClassScore(int(i), self._label(int(i)), float(scores[i])) for i in best)
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        e = self._explained
+        packages = ("onnxcam", "onnx", "numpy", "pillow")
+        import onnxruntime
+
+        return {
+            "model": {"name": self._file.name, "sha256": self._file.sha256},
+            "method": self.method,
+            "layer": self.layer,
+            "grid": list(e.layer.grid),
+            "score": self._score,
+            "normalize": self._normalize,
+            "output": e.head.output,
+            "logits": e.head.logits,
+            "preprocess": self.preprocess.to_json(),
+            "providers": list(self._session.providers),
+            "threads": self._threads,
+            "notes": list(self.notes),
+            "versions": {
+                **{p: metadata.version(p) for p in packages},
+                "onnxruntime": onnxruntime.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def _provenance(self, picture: Picture | None, asked: int) -> dict[str, Any]:
+        source = None if picture is None else {"source": picture.source, "sha256": picture.sha256}
+        return {**self._facts, "picture": source, "target": "predicted" if asked == -1 else asked}
+
+    def __repr__(self) -> str:
+        return f"<Explainer {self._file.name}: {self.method} at {self.layer!r}, {self.classes} classes>"
+
+
+def explain(
+    model: ModelSource, picture: PictureLike, target: TargetLike = None, **options: Any
+) -> Explanation:
+    """Explain one picture with one model; options as for Explainer. For more pictures, keep an Explainer."""
+    return Explainer(model, **options)(picture, target)
+
+
+def _asked_size(
+    preprocess: Preprocess | Mapping[str, Any] | None, size: Size | None, properties: Mapping[str, str]
+) -> Size | None:
+    if size is not None:
+        return size
+    if isinstance(preprocess, Preprocess):
+        return preprocess.size
+    if preprocess is not None and "size" in preprocess:
+        height, width = preprocess["size"]
+        return int(height), int(width)
+    return Preprocess.from_json(properties[METADATA_KEY]).size if METADATA_KEY in properties else None
+
+
+def _preprocess(
+    given: Preprocess | Mapping[str, Any] | None, image: ImageInput, size: Size, properties: Mapping[str, str]
+) -> tuple[Preprocess, str]:
+    """The preprocessing and, in words, where it comes from."""
+    channels = {1: "gray", 3: "rgb"}.get(image.channels, "rgb")
+    fixed = {"size": size, "layout": image.layout, "dtype": image.dtype, "quantization": image.quantization}
+    if isinstance(given, Preprocess):
+        base, source = given, "as given"
+    elif METADATA_KEY in properties:
+        base, source = Preprocess.from_json(properties[METADATA_KEY]), "from the model's metadata"
+    else:
+        base, source = _defaults(image, size, channels)
+    if isinstance(given, Mapping) and given:
+        changed = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k not in fixed}
+        base = Preprocess.from_json({**base.to_json(), **{k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}})
+        source = f"{', '.join(changed)} as given, the rest {source}" if changed else source
+    settings = replace(base, **fixed)
+    needed = {"gray": 1}.get(settings.channels, 3)
+    if needed != image.channels:
+        raise UsageError(
+            f"`{image.name}` takes {image.channels} channels, but `{settings.channels}` pictures have {needed}",
+            "choose `--channels`, or pass model-ready tensors to `explain_tensor`",
+        )
+    return settings, source
+
+
+# What ImageNet's mean and deviation make of black and white: an integer input that spans it was calibrated on that.
+_IMAGENET_RANGE = (-2.118, 2.64)
+
+
+def _defaults(image: ImageInput, size: Size, channels: str) -> tuple[Preprocess, str]:
+    if np.dtype(image.dtype).kind == "f":
+        base = imagenet_defaults(size, channels if image.channels in (1, 3) else "rgb", image.layout, image.dtype)
+        return base, "ImageNet's defaults (the model says nothing)"
+    if image.quantization is not None:
+        scale, zero = image.quantization
+        info = np.iinfo(image.dtype)
+        low, high = scale * (info.min - zero), scale * (info.max - zero)
+        if abs(low - _IMAGENET_RANGE[0]) < 0.1 and abs(high - _IMAGENET_RANGE[1]) < 0.1:
+            base = imagenet_defaults(size, channels, image.layout, "float32")
+            return base, "ImageNet's defaults, which the input's quantisation spans (the model says nothing)"
+        step = (high - low) / 255
+        base = Preprocess(size, crop_pct=0.875, scale=step, mean=(-low,), channels=channels, layout=image.layout)
+        return base, "pixels over the whole range of the integer input (the model says nothing)"
+    return imagenet_defaults(size, channels, image.layout, image.dtype), "pixels as they are (the model says nothing)"
+
+
+def _labels(
+    given: Sequence[str] | str | os.PathLike[str] | None, properties: Mapping[str, str], classes: int
+) -> tuple[str, ...] | None:
+    if given is None and LABELS_KEY in properties:
+        names, where = tuple(str(n) for n in json.loads(properties[LABELS_KEY])), "the model's metadata"
+    elif given is None:
+        return None
+    elif isinstance(given, str | os.PathLike):
+        where = str(given)
+        try:
+            names = tuple(line.strip() for line in Path(given).read_text("utf-8").rstrip("\n").split("\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"labels {where} cannot be read: {error}", "give a text file with one label per line") from error
+    else:
+        names, where = tuple(str(n) for n in given), "the labels given"
+    if len(names) != classes:
+        raise UsageError(
+            f"{where}: {len(names)} labels, but the model has {classes} classes",
+            "give one label per class, in the order of the model's output",
+        )
+    return names

@@ -1,0 +1,141 @@
+"""The result of explaining one sample."""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from onnxcam.errors import OutputError, UsageError
+from onnxcam.output import write_atomically
+from onnxcam.picture import Picture
+from onnxcam.render import overlay
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class of the prediction: `score` is the probability where the model ends in one, else the logit."""
+
+    index: int
+    label: str | None
+    score: float
+
+    @property
+    def name(self) -> str:
+        return self.label if self.label is not None else f"class {self.index}"
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """Which part of one picture moved the score of one class.
+
+    values: (H, W) float32 saliency map in the original picture's coordinates, [0, 1] unless normalised otherwise.
+    raw: (h, w) float32 signed weighted sum of the layer's activations, un-normalised, in units of the score.
+    score: the explained scalar (logit, or probability where that was asked for).
+    probability: the class's probability where the model ends in Softmax or Sigmoid, else None.
+    top: the highest classes, best first. region: x0, y0, x1, y1, the part of the picture that the model saw.
+    provenance: everything needed to reproduce the map, as plain JSON values.
+    """
+
+    values: npt.NDArray[np.float32]
+    raw: npt.NDArray[np.float32]
+    class_index: int
+    label: str | None
+    score: float
+    probability: float | None
+    layer: str
+    method: str
+    region: tuple[int, int, int, int]
+    top: tuple[ClassScore, ...]
+    normalize: str = "minmax"
+    picture: Picture | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """No cell speaks for the class: the raw map has no positive value, so `values` are 0 everywhere."""
+        return bool(self.raw.max() <= 0)
+
+    @property
+    def has_nan(self) -> bool:
+        """The activations, the weights or their sum are not numbers; `values` are NaN."""
+        return bool(np.isnan(self.raw).any())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the map unfit to be believed, in words; empty when nothing does."""
+        if self.has_nan:
+            return ("the map holds NaN: the model's activations or gradients overflowed on this picture",)
+        if self.is_empty:
+            return (f"the map is empty: no cell of `{self.layer}` speaks for this class",)
+        return ()
+
+    @property
+    def peak(self) -> tuple[int, int]:
+        """(x, y) of the highest value, in picture pixels."""
+        y, x = np.unravel_index(int(np.nan_to_num(self.values, nan=-np.inf).argmax()), self.values.shape)
+        return int(x), int(y)
+
+    def overlay(self, colormap: str = "jet", opacity: float = 0.5) -> Image.Image:
+        """The picture with the map blended over it; a NaN map leaves the picture uncoloured.
+
+        Raises: UsageError where there is no picture (`explain_tensor`), or for an unknown colormap or opacity.
+        """
+        if self.picture is None:
+            raise UsageError("there is no picture to lay the map over", "use `values`, or explain a picture")
+        values = self.values
+        if self.normalize == "none":
+            values = values / max(float(np.nanmax(values, initial=0.0)), float(np.finfo(np.float32).tiny))
+        return overlay(self.picture.rgb, values.astype(np.float32), self.region, colormap, opacity)
+
+    def record(self) -> dict[str, Any]:
+        """Everything but the maps, as plain JSON values."""
+        return {
+            "class_index": self.class_index,
+            "label": self.label,
+            "score": self.score,
+            "probability": self.probability,
+            "layer": self.layer,
+            "method": self.method,
+            "normalize": self.normalize,
+            "grid": list(self.raw.shape),
+            "size": list(self.values.shape),
+            "region": list(self.region),
+            "peak": list(self.peak),
+            "is_empty": self.is_empty,
+            "has_nan": self.has_nan,
+            "warnings": list(self.warnings),
+            "top": [{"index": c.index, "label": c.label, "score": c.score} for c in self.top],
+            "provenance": dict(self.provenance),
+        }
+
+    def save(self, path: str | os.PathLike[str], **drawing: Any) -> Path:
+        """Write by suffix: `.png`, `.jpg` the overlay (options of `overlay`), `.npy` the values, `.json` the record.
+
+        The file appears by atomic rename. Raises: OutputError (exit code 6).
+        """
+        suffix = Path(path).suffix.lower()
+        buffer = io.BytesIO()
+        if suffix == ".npy":
+            np.save(buffer, self.values)
+        elif suffix == ".json":
+            buffer.write(json.dumps(self.record(), indent=2, allow_nan=True).encode() + b"\n")
+        elif suffix in (".png", ".jpg", ".jpeg", ".webp"):
+            kind = {".png": "PNG", ".webp": "WEBP"}.get(suffix, "JPEG")
+            self.overlay(**drawing).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
+        else:
+            raise OutputError(f"{path}: cannot write a `{suffix}` file", "use .png, .jpg, .webp, .npy or .json")
+        return write_atomically(path, buffer.getvalue())
+
+    def __repr__(self) -> str:
+        name = self.label if self.label is not None else f"class {self.class_index}"
+        shown = f"{self.probability:.1%}" if self.probability is not None else f"score {self.score:.3f}"
+        state = f", {self.warnings[0]}" if self.warnings else f", peak at {self.peak}"
+        height, width = self.values.shape
+        return f"<Explanation {name!r} {shown}: {self.method} at {self.layer!r}, {width}x{height}{state}>"

@@ -1,0 +1,80 @@
+"""The end of a classifier: which output holds the class scores, and where its logits are.
+
+A Softmax, LogSoftmax or Sigmoid at the end is stepped over, through the reshapes, transposes, casts and quantisers
+that converters put around it: gradients of a saturated probability vanish, those of the logit do not.
+"""
+
+import math
+from dataclasses import dataclass
+
+from onnx import TensorProto
+
+from onnxcam.errors import UnsupportedError, UsageError
+from onnxcam.graph.index import Graph, Shape
+
+ACTIVATIONS = ("Softmax", "LogSoftmax", "Sigmoid")
+
+# What may stand between the model's output and its last activation, or its logits, without changing the ranking.
+_PASSIVE = frozenset(
+    {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Dropout"}
+    | {"QuantizeLinear", "DequantizeLinear"}
+)
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+
+
+@dataclass(frozen=True)
+class Head:
+    """Class scores: the model's `output`, the `logits` behind it, the activation between them (None: raw logits)."""
+
+    output: str
+    logits: str
+    activation: str | None
+    classes: int
+
+
+def classifier_head(graph: Graph, output: str | None = None) -> Head:
+    """The head of a classifier, at `output` (default: the first output with one score per class).
+
+    Raises: UsageError for an unknown output, UnsupportedError where no output holds one score per class.
+    """
+    if output is not None and output not in graph.outputs:
+        raise UsageError(f"the model has no output `{output}`", f"its outputs: {_listing(graph)}")
+    heads = [h for o in ((output,) if output else graph.outputs) if (h := _head(graph, o)) is not None]
+    if not heads:
+        raise UnsupportedError(
+            f"no output holds one score per class: {_listing(graph)}",
+            "onnxcam explains classifiers, with an output (N, classes)",
+        )
+    return heads[0]
+
+
+def _listing(graph: Graph) -> str:
+    return ", ".join(f"`{o}` {list(graph.shape(o) or ['?'])}" for o in graph.outputs)
+
+
+def _classes(shape: Shape | None) -> int | None:
+    """Number of classes of a score tensor: (N, C) with any number of axes of size 1, or (C,)."""
+    if shape is None or not shape:
+        return None
+    sizes = shape[1:] if len(shape) > 1 else shape
+    if not all(isinstance(d, int) for d in sizes):
+        return None
+    total = math.prod(int(d) for d in sizes if isinstance(d, int))
+    return total if max((int(d) for d in sizes if isinstance(d, int)), default=0) == total else None
+
+
+def _head(graph: Graph, output: str) -> Head | None:
+    classes = _classes(graph.shape(output))
+    if classes is None:
+        return None
+    value, logits = output, output
+    while (node := graph.producer(value)) is not None and not node.domain:
+        if node.op_type in ACTIVATIONS:
+            logits = node.inputs[0]
+            return Head(output, logits, node.op_type, classes) if _classes(graph.shape(logits)) == classes else None
+        if node.op_type not in _PASSIVE or _classes(graph.shape(node.inputs[0])) != classes:
+            break
+        value = node.inputs[0]
+        if graph.dtype(output) not in _FLOATS and graph.dtype(logits) not in _FLOATS:
+            logits = value
+    return Head(output, logits, None, classes) if graph.dtype(logits) in _FLOATS else None

@@ -1,0 +1,181 @@
+"""From a parsed model to the Graph that rules hold for: checked, IR >= 8, functions inlined, opset >= 18.
+
+The steps work on the graph without its weights, so they cost nothing per weight. Lifting an old opset changes the
+graph, so the lifted model is compared with the original on one input and refused on a mismatch.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper, version_converter
+
+from onnxcam.errors import ModelError, UnsupportedError, VerificationError
+from onnxcam.graph.index import Dim, Graph, opset_of, split_weights
+from onnxcam.graph.read import ModelFile
+
+logger = logging.getLogger(__name__)
+
+MIN_OPSET = 18
+MIN_IR = 8
+
+# Runs a model on one seeded input; returns its outputs. Injected, so that this package knows no runtime.
+Run = Callable[[ModelProto], Sequence["np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]]
+
+
+def load(file: ModelFile, shapes: Mapping[str, Sequence[Dim]] | None = None, run: Run | None = None) -> Graph:
+    """Check, clean and lift a model; bind input dimensions to `shapes`.
+
+    run: how to run a model on one input, to verify a lifted opset; without it a model below opset 18 is refused.
+
+    Raises: ModelError (checker), UnsupportedError (opset cannot be lifted), VerificationError (lifted model differs).
+    """
+    lean, weights = split_weights(_cleaned(file.model))
+    _check(lean, weights, file.name)
+    notes: list[str] = []
+    if lean.functions:
+        lean = onnx.inliner.inline_local_functions(lean)
+        notes.append("model-local functions inlined")
+    if opset_of(lean) < MIN_OPSET:
+        before = opset_of(lean)
+        lean = _lifted(lean, weights, file.name)
+        notes.append(f"opset {before} lifted to {MIN_OPSET}")
+        _verify(file, Graph(lean, weights=weights), before, run)
+    _constants_to_initializers(lean)
+    return Graph(lean, weights=weights, shapes=shapes, folder=file.folder, notes=tuple(notes))
+
+
+def _cleaned(model: ModelProto) -> ModelProto:
+    """IR >= 8 and no initializer listed as an input (IR 3 demands it; later versions read it as an optional input)."""
+    constants = {t.name for t in model.graph.initializer}
+    if model.ir_version >= MIN_IR and not any(i.name in constants for i in model.graph.input):
+        return model
+    clean = ModelProto()
+    clean.CopyFrom(model)
+    clean.ir_version = max(model.ir_version, MIN_IR)
+    inputs = [i for i in clean.graph.input if i.name not in constants]
+    del clean.graph.input[:]
+    clean.graph.input.extend(inputs)
+    return clean
+
+
+def _weights_as_inputs(lean: ModelProto, weights: Mapping[str, TensorProto]) -> ModelProto:
+    """The graph with each weight stub as a typed input, which checker and converter accept without data."""
+    open_ = ModelProto()
+    open_.CopyFrom(lean)
+    kept = [t for t in open_.graph.initializer if t.name not in weights]
+    del open_.graph.initializer[:]
+    open_.graph.initializer.extend(kept)
+    open_.graph.input.extend(
+        helper.make_tensor_value_info(name, t.data_type, list(t.dims)) for name, t in weights.items()
+    )
+    return open_
+
+
+def _check(lean: ModelProto, weights: Mapping[str, TensorProto], name: str) -> None:
+    try:
+        onnx.checker.check_model(_weights_as_inputs(lean, weights))
+    except onnx.checker.ValidationError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"{name} is not a valid ONNX model: {first}", "export it again, with a newer exporter") from error
+    for tensor in weights.values():
+        if tensor.data_location == TensorProto.EXTERNAL or not tensor.HasField("raw_data"):
+            continue
+        expected = _byte_size(tensor)
+        if expected is not None and len(tensor.raw_data) != expected:
+            raise ModelError(
+                f"{name}: weight `{tensor.name}` holds {len(tensor.raw_data):,} bytes where its shape "
+                f"{tuple(tensor.dims)} needs {expected:,}",
+                "the file is damaged; export or download it again",
+            )
+
+
+def _byte_size(tensor: TensorProto) -> int | None:
+    bits = {TensorProto.INT4: 4, TensorProto.UINT4: 4}.get(tensor.data_type)
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    if bits:
+        return (count * bits + 7) // 8
+    try:
+        return count * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    except KeyError:
+        return None
+
+
+def _lifted(lean: ModelProto, weights: Mapping[str, TensorProto], name: str) -> ModelProto:
+    version = opset_of(lean)
+    try:
+        lifted = version_converter.convert_version(_weights_as_inputs(lean, weights), MIN_OPSET)
+    except Exception as error:  # the converter raises RuntimeError and its own unregistered C++ errors
+        first = str(error).strip().splitlines()[0]
+        raise UnsupportedError(
+            f"{name}: opset {version} cannot be lifted to {MIN_OPSET}: {first}", "export the model with opset 18 or newer"
+        ) from error
+    inputs = [i for i in lifted.graph.input if i.name not in weights]
+    del lifted.graph.input[:]
+    lifted.graph.input.extend(inputs)
+    lifted.graph.initializer.extend(
+        TensorProto(name=t.name, dims=t.dims, data_type=t.data_type) for t in weights.values()
+    )
+    lifted.ir_version = max(lean.ir_version, MIN_IR)
+    foreign = {o.domain for o in lifted.opset_import}
+    lifted.opset_import.extend(o for o in lean.opset_import if o.domain not in foreign)
+    return lifted
+
+
+def _verify(file: ModelFile, lifted: Graph, before: int, run: Run | None) -> None:
+    if run is None:
+        raise VerificationError(
+            f"{file.name}: opset {before} was lifted to {MIN_OPSET} but cannot be compared with the original",
+            "install ONNX Runtime (`pip install onnxcam[cpu]`), or export the model with opset 18 or newer",
+        )
+    expected, got = run(file.model), run(lifted.complete(lifted.model))
+    for output, a, b in zip(lifted.outputs, expected, got, strict=True):
+        if a.dtype.kind == "f":
+            a, b = a.astype(np.float64), b.astype(np.float64)
+            scale = float(np.max(np.abs(a), initial=1e-6, where=np.isfinite(a)))
+            same = a.shape == b.shape and np.allclose(a, b, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
+        else:
+            same = a.shape == b.shape and bool(np.mean(a != b) <= 1e-3)
+        if not same:
+            gap = f"they differ by up to {np.max(np.abs(a - b)):.3g}" if a.shape == b.shape else f"{a.shape} became {b.shape}"
+            raise VerificationError(
+                f"{file.name}: lifting opset {before} to {MIN_OPSET} changed output `{output}`: {gap}",
+                "export the model with opset 18 or newer",
+            )
+    logger.info("%s: opset %d lifted to %d and verified against the original", file.name, before, MIN_OPSET)
+
+
+def _constants_to_initializers(lean: ModelProto) -> None:
+    """Constant nodes of the main graph become initializers: one place where constants are found."""
+    constants = [n for n in lean.graph.node if n.op_type == "Constant" and n.domain in ("", "ai.onnx")]
+    outputs = {o.name for o in lean.graph.output}
+    for node in constants:
+        tensor = _constant_tensor(node.attribute[0]) if len(node.attribute) == 1 else None
+        if tensor is not None and node.output[0] not in outputs:
+            tensor.name = node.output[0]
+            lean.graph.initializer.append(tensor)
+            lean.graph.node.remove(node)
+
+
+def _constant_tensor(attribute: AttributeProto) -> TensorProto | None:
+    value = helper.get_attribute_value(attribute)
+    match attribute.name:
+        case "value":
+            tensor = TensorProto()
+            tensor.CopyFrom(value)
+            return tensor
+        case "value_float" | "value_floats":
+            return numpy_helper.from_array(np.asarray(value, np.float32))
+        case "value_int" | "value_ints":
+            return numpy_helper.from_array(np.asarray(value, np.int64))
+    return None
+
+
+def declared_inputs(model: ModelProto) -> list[ValueInfoProto]:
+    """Graph inputs that have to be fed: those without an initializer."""
+    constants = {t.name for t in model.graph.initializer}
+    return [i for i in model.graph.input if i.name not in constants]
+
+
+

@@ -1,0 +1,141 @@
+"""From a path, bytes or a ModelProto to a parsed model; files that are handed over by mistake are named."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto
+
+from onnxcam.errors import ModelError, UsageError
+
+ModelSource = str | os.PathLike[str] | bytes | ModelProto
+
+# Two gibibytes is protobuf's own limit for one message; larger models keep their weights in external files.
+MAX_BYTES = 2**31 - 1
+
+_PYTORCH = "export it first: `torch.onnx.export(model.eval(), example_input, 'model.onnx')`"
+_TENSORFLOW = "convert it first: `python -m tf2onnx.convert --{} {} --output model.onnx`"
+
+# What the first bytes, or the bytes from 4 on, or the suffix say that a file is, and the way out.
+_MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
+    (4, b"ORTM", "an ORT-format model (.ort)", "use the `.onnx` file that it was made from"),
+    (4, b"TFL3", "a TensorFlow Lite model", _TENSORFLOW.format("tflite", "model.tflite")),
+    (0, b"PK\x03\x04", "a PyTorch checkpoint, a Keras archive or another zip", _PYTORCH),
+    (0, b"\x80\x02", "a Python pickle, as PyTorch checkpoints are", _PYTORCH),
+    (0, b"\x89HDF", "an HDF5 file, as Keras weights are", _TENSORFLOW.format("keras", "model.h5")),
+    (0, b"ftrt", "a TensorRT engine", "engines hold no graph; use the `.onnx` file that it was built from"),
+    (0, b"ptrt", "a TensorRT engine", "engines hold no graph; use the `.onnx` file that it was built from"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the model", "run `git lfs pull` in its repository"),
+    (0, b"<!DOCTYPE", "an HTML page", "the download link led to a web page; fetch the raw file"),
+    (0, b"<!doctype", "an HTML page", "the download link led to a web page; fetch the raw file"),
+    (0, b"<html", "an HTML page", "the download link led to a web page; fetch the raw file"),
+    (0, b"<?xml", "an XML file, as OpenVINO IR is", "use the `.onnx` file that it was converted from"),
+    (0, b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (0, b"\x89PNG", "a PNG picture", "the model comes first: `onnxcam explain MODEL IMAGE`"),
+    (0, b"\xff\xd8\xff", "a JPEG picture", "the model comes first: `onnxcam explain MODEL IMAGE`"),
+)
+_SUFFIX = {
+    ".engine": ("a TensorRT engine", "engines hold no graph; use the `.onnx` file that it was built from"),
+    ".plan": ("a TensorRT engine", "engines hold no graph; use the `.onnx` file that it was built from"),
+    ".trt": ("a TensorRT engine", "engines hold no graph; use the `.onnx` file that it was built from"),
+    ".pt": ("a PyTorch checkpoint", _PYTORCH),
+    ".pth": ("a PyTorch checkpoint", _PYTORCH),
+    ".tflite": ("a TensorFlow Lite model", _TENSORFLOW.format("tflite", "model.tflite")),
+    ".h5": ("an HDF5 file, as Keras weights are", _TENSORFLOW.format("keras", "model.h5")),
+    ".pb": ("a TensorFlow graph", _TENSORFLOW.format("graphdef", "model.pb")),
+}
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A parsed model: its name for messages, the folder of its external data, the sha256 of its bytes."""
+
+    model: ModelProto
+    name: str
+    folder: Path | None
+    sha256: str
+
+
+def read(source: ModelSource) -> ModelFile:
+    """Parse a model; external data stay on disk.
+
+    Raises: ModelError (exit code 3) where the file is missing, empty, truncated or something else than ONNX.
+    """
+    if isinstance(source, ModelProto):
+        data = source.SerializeToString(deterministic=True)
+        return ModelFile(source, "<ModelProto>", None, hashlib.sha256(data).hexdigest())
+    if isinstance(source, bytes | bytearray | memoryview):
+        data = bytes(source)
+        return ModelFile(_parse(data, "<bytes>", ""), "<bytes>", None, hashlib.sha256(data).hexdigest())
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(f"a model is a path, bytes or a ModelProto, not {type(source).__name__}")
+    path = Path(source)
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob("*.onnx"))
+        hint = f"it holds {', '.join(f'`{p}`' for p in inside[:5])}" if inside else "give the path of an `.onnx` file"
+        raise ModelError(f"{path} is a folder", hint)
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelError(
+                f"{path}: {size:,} bytes, but one ONNX file holds at most 2 GiB",
+                "save the model with external data: `onnx.save(model, path, save_as_external_data=True)`",
+            )
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such file", _nearby(path)) from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+    model = _parse(data, str(path), path.suffix.lower())
+    folder = path.resolve().parent
+    _check_external(model, folder, str(path))
+    return ModelFile(model, path.name, folder, hashlib.sha256(data).hexdigest())
+
+
+def _nearby(path: Path) -> str:
+    from difflib import get_close_matches
+
+    names = [p.name for p in path.parent.glob("*.onnx")] if path.parent.is_dir() else []
+    close = get_close_matches(path.name, names, 1)
+    return f"did you mean `{path.parent / close[0]}`?" if close else "check the path"
+
+
+def _parse(data: bytes, name: str, suffix: str) -> ModelProto:
+    if not data:
+        raise ModelError(f"{name} is empty", "the download or export was cut off; make it again")
+    for offset, magic, what, way_out in _MAGIC:
+        if data[offset : offset + len(magic)] == magic:
+            raise ModelError(f"{name} is not an ONNX model: it is {what}", way_out)
+    try:
+        model = ModelProto.FromString(data)
+    except DecodeError as error:
+        what, way_out = _SUFFIX.get(suffix, ("truncated, or not an ONNX model", "export or download it again"))
+        raise ModelError(f"{name} cannot be read: it is {what}", way_out) from error
+    if not model.ir_version or not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        what, way_out = _SUFFIX.get(suffix, ("not an ONNX model", "give an `.onnx` file that holds a graph"))
+        raise ModelError(f"{name} has no ONNX graph: it is {what}", way_out)
+    return model
+
+
+def _check_external(model: ModelProto, folder: Path, name: str) -> None:
+    """Every external file lies inside the model's folder and exists, as ONNX requires."""
+    locations = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    outside = sorted(f for f in locations if not (folder / f).resolve().is_relative_to(folder))
+    if outside:
+        raise ModelError(
+            f"{name} takes weights from outside its folder: {', '.join(outside)}",
+            "this is refused for safety; save the model again with its data beside it",
+        )
+    missing = sorted(f for f in locations if not (folder / f).is_file())
+    if missing:
+        raise ModelError(
+            f"{name}: external weights are missing: {', '.join(missing)}", "copy these files beside the model"
+        )

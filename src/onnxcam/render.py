@@ -1,0 +1,70 @@
+"""Colours: colormaps as (256, 3) tables, and the blend of a saliency map onto a picture."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from onnxcam import _core
+from onnxcam.errors import UsageError
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+
+def _jet(t: Floats) -> Floats:
+    """MATLAB's jet: three trapezoids."""
+    return np.stack([1.5 - np.abs(4 * t - peak) for peak in (3, 2, 1)], -1)
+
+
+def _hot(t: Floats) -> Floats:
+    """Black, red, yellow, white."""
+    return np.stack([t / 0.375, (t - 0.375) / 0.375, (t - 0.75) / 0.25], -1)
+
+
+def _gray(t: Floats) -> Floats:
+    return np.stack([t, t, t], -1)
+
+
+def _viridis(t: Floats) -> Floats:
+    """matplotlib's viridis, linear between 9 of its colours; readable with colour-blind eyes."""
+    stops = ("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725")
+    colors = np.array([[int(s[i : i + 2], 16) / 255 for i in (0, 2, 4)] for s in stops])
+    return np.stack([np.interp(t, np.linspace(0, 1, len(stops)), colors[:, c]) for c in range(3)], -1)
+
+
+COLORMAPS: dict[str, Callable[[Floats], Floats]] = {"jet": _jet, "viridis": _viridis, "hot": _hot, "gray": _gray}
+
+
+@cache
+def colormap(name: str) -> Bytes:
+    """A colormap as a (256, 3) uint8 RGB table. Raises: UsageError for an unknown name."""
+    if name not in COLORMAPS:
+        raise UsageError(f"unknown colormap `{name}`", f"use one of {', '.join(COLORMAPS)}")
+    table = np.rint(np.clip(COLORMAPS[name](np.arange(256) / 255), 0, 1) * 255).astype(np.uint8)
+    table.setflags(write=False)
+    return table
+
+
+def overlay(
+    picture: Bytes,
+    values: npt.NDArray[np.float32],
+    region: tuple[int, int, int, int],
+    colors: str = "jet",
+    opacity: float = 0.5,
+) -> Image.Image:
+    """The picture (H, W, 3) with `values` (H, W) in [0, 1] blended over the region x0, y0, x1, y1 that was seen.
+
+    What the model did not see stays uncoloured. Raises: UsageError for an unknown colormap or an opacity outside [0, 1].
+    """
+    if not 0 <= opacity <= 1:
+        raise UsageError(f"opacity {opacity} is outside [0, 1]", "0 shows the picture alone, 1 the heat map alone")
+    x0, y0, x1, y1 = region
+    blended = picture.copy()
+    part = np.s_[y0:y1, x0:x1]
+    blended[part] = _core.overlay(
+        np.ascontiguousarray(picture[part]), np.ascontiguousarray(values[part]), colormap(colors), opacity
+    )
+    return Image.fromarray(blended)

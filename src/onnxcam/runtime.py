@@ -1,0 +1,138 @@
+"""ONNX Runtime sessions: which module is installed, which providers, how many threads.
+
+ONNX Runtime is an extra, not a dependency: `onnxruntime` and `onnxruntime-gpu` provide the same module and break
+each other, so the user chooses one.
+"""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from onnxcam.errors import ModelError, OnnxCamError, UsageError
+
+# What people type for an execution provider.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+}
+
+Array = npt.NDArray[Any]
+
+
+class RuntimeMissingError(OnnxCamError):
+    """No ONNX Runtime is installed."""
+
+    exit_code = 2
+
+
+def onnxruntime() -> ModuleType:
+    """The installed ONNX Runtime module; RuntimeMissingError says what to install."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise RuntimeMissingError(
+            "ONNX Runtime is not installed", "`pip install onnxcam[cpu]`, or `onnxcam[gpu]` for CUDA and TensorRT"
+        ) from error
+    return ort  # type: ignore[no-any-return]
+
+
+def provider_names(providers: Sequence[str] | None) -> list[str]:
+    """Full names of execution providers (`cuda` or `CUDAExecutionProvider`); default CPU. Never a silent fallback.
+
+    Raises: UsageError where a provider is unknown or this ONNX Runtime does not have it.
+    """
+    available: list[str] = onnxruntime().get_available_providers()
+    names = [PROVIDERS.get(p.lower(), p) for p in providers or ["cpu"]]
+    missing = [n for n in names if n not in available]
+    if missing:
+        short = {v: k for k, v in PROVIDERS.items()}
+        have = ", ".join(f"`{short.get(a, a)}`" for a in available)
+        close = get_close_matches(missing[0], [*PROVIDERS.values()], 1)
+        extra = "; `pip install onnxcam[gpu]` brings CUDA and TensorRT" if "cuda" in missing[0].lower() else ""
+        also = f" (did you mean `{short[close[0]]}`?)" if close and close[0] != missing[0] else ""
+        raise UsageError(f"execution provider `{missing[0]}` is not available here{also}", f"available: {have}{extra}")
+    return names
+
+
+class Session:
+    """One ONNX Runtime session over a model. Safe to run from many threads."""
+
+    def __init__(
+        self,
+        model: ModelProto,
+        *,
+        providers: Sequence[str] | None = None,
+        provider_options: Sequence[Mapping[str, Any]] | None = None,
+        threads: int | None = None,
+        options: Any = None,
+        custom_ops_library: str | Path | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        ort = onnxruntime()
+        names = provider_names(providers)
+        if options is None:
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        if custom_ops_library is not None:
+            try:
+                options.register_custom_ops_library(str(custom_ops_library))
+            except Exception as error:  # onnxruntime raises its own, unrelated classes
+                raise UsageError(
+                    f"custom operator library `{custom_ops_library}` cannot be loaded: {_first_line(error)}",
+                    "give the path of a shared library built for this ONNX Runtime",
+                ) from error
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        try:
+            self._session = ort.InferenceSession(
+                model.SerializeToString(),
+                options,
+                providers=names,
+                provider_options=[dict(o) for o in provider_options] if provider_options else None,
+            )
+        except Exception as error:  # onnxruntime raises its own, unrelated classes
+            raise ModelError(
+                f"ONNX Runtime {ort.__version__} cannot load the model: {_first_line(error)}",
+                "check that the untouched file loads in onnxruntime; operators of other domains need "
+                "`custom_ops_library`",
+            ) from error
+        active = self._session.get_providers()
+        if names[0] not in active:
+            raise UsageError(
+                f"ONNX Runtime could not start `{names[0]}` and would have run on `{active[0]}` instead",
+                "check the driver and libraries that this provider needs, or choose another with `--provider`",
+            )
+        self.providers: tuple[str, ...] = tuple(active)
+        self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Outputs by name. Raises: ModelError where ONNX Runtime refuses the run."""
+        names = list(outputs or self.outputs)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # onnxruntime raises its own, unrelated classes
+            shapes = ", ".join(f"`{k}` {np.asarray(v).dtype} {np.asarray(v).shape}" for k, v in feeds.items())
+            raise ModelError(
+                f"ONNX Runtime failed on input {shapes}: {_first_line(error)}",
+                "check the input's size (`--size`, `--input-shape`), layout and type against `onnxcam check`",
+            ) from error
+        return dict(zip(names, values, strict=True))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

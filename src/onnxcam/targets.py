@@ -1,0 +1,118 @@
+"""What is explained: a scalar per sample, built in the graph, so that it differentiates and exports."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+from onnx import TensorProto, ValueInfoProto
+
+from onnxcam.errors import UsageError
+from onnxcam.graph.build import Builder, tensor_info
+from onnxcam.graph.head import Head
+
+SCORES = ("logit", "probability")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Value names of a class target: `score` (N,), `index` (N,) int64 the class explained, and `classes` (N, C),
+    the logits of all; `class_index` is the run-time input, -1 for the predicted class."""
+
+    score: str
+    index: str
+    classes: str
+    probabilities: str | None
+    class_index: ValueInfoProto
+
+
+def class_target(op: Builder, head: Head, kind: str = "logit", input_name: str = "class_index") -> Target:
+    """The score of one class per sample, chosen at run time by an int64 input of length 1 or N, -1 = predicted.
+
+    kind: `logit`, or `probability`: the model's own Softmax or Sigmoid where it ends in one; else a Softmax over the
+    logits (a Sigmoid for a single one) is appended.
+
+    Raises: UsageError for another kind.
+    """
+    if kind not in SCORES:
+        raise UsageError(f"unknown score `{kind}`", f"use {' or '.join(f'`{s}`' for s in SCORES)}")
+    with op.scope("target"):
+        logits = _matrix(op, head.logits)
+        probabilities = _probabilities(op, head)
+        chosen = logits
+        if kind == "probability":
+            chosen = probabilities or (op.Softmax(logits, axis=1) if head.classes > 1 else op.Sigmoid(logits))
+        predicted = op.ArgMax(logits, axis=1, keepdims=0)
+        index = op.Where(op.Less(input_name, 0), predicted, input_name)
+        one_hot = op.Equal(op.Unsqueeze(index, [1]), np.arange(head.classes, dtype=np.int64))
+        score = op.ReduceSum(op.Mul(chosen, op.Cast(one_hot, to=op.dtype)), [1], keepdims=0)
+    # The length has a symbol of its own: (1,) and (N,) both feed.
+    declared = tensor_info(input_name, TensorProto.INT64, ["classes_asked"])
+    return Target(score, index, logits, probabilities, declared)
+
+
+def _probabilities(op: Builder, head: Head) -> str | None:
+    if head.activation is None:
+        return None
+    if op.graph.dtype(head.output) in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+        rows = _matrix(op, head.output)
+        return str(op.Exp(rows)) if head.activation == "LogSoftmax" else rows
+    logits = _matrix(op, head.logits)
+    return str(op.Sigmoid(logits) if head.activation == "Sigmoid" else op.Softmax(logits, axis=1))
+
+
+def _matrix(op: Builder, value: str) -> str:
+    """A score tensor as (N, C) in the builder's float type."""
+    shape = op.graph.shape(value) or ()
+    rows = op.as_float(value)
+    if len(shape) == 2:
+        return rows
+    return str(op.Reshape(rows, [1, -1]) if len(shape) == 1 else op.Flatten(rows, axis=1))
+
+
+def class_number(target: str | int | np.integer | None, labels: tuple[str, ...] | None, classes: int) -> int:
+    """A class index from an index, a label, or None (-1, the predicted class).
+
+    A label matches exactly, else without regard to case, else as one of the comma-separated synonyms of a label;
+    a string of digits that is no label is an index.
+
+    Raises: UsageError (exit code 2) for an index out of range or a label that is unknown or ambiguous.
+    """
+    if target is None:
+        return -1
+    if isinstance(target, int | np.integer) and not isinstance(target, bool):
+        return _in_range(int(target), classes)
+    text = str(target).strip()
+    if labels:
+        if text in labels:
+            return labels.index(text)
+        folded = text.casefold()
+        for spoken in ([{label.casefold()} for label in labels], [_synonyms(label) for label in labels]):
+            hits = [i for i, names in enumerate(spoken) if folded in names]
+            if len(hits) == 1:
+                return hits[0]
+            if hits:
+                listing = ", ".join(f"{i} `{labels[i]}`" for i in hits[:5])
+                raise UsageError(f"label `{text}` fits {len(hits)} classes: {listing}", "give the index instead")
+    if text.lstrip("-").isdigit():
+        return _in_range(int(text), classes)
+    if not labels:
+        raise UsageError(f"label `{text}`: the model names no classes", "give an index, or `--labels FILE`")
+    known = {name: label for label in labels for name in (label, *_synonyms(label))}
+    close = dict.fromkeys(known[c] for c in get_close_matches(text, known, 5, 0.5))
+    near = [label for label in labels if text.casefold() in label.casefold()]
+    shown = list(dict.fromkeys([*near, *close]))[:3]
+    hint = f"did you mean {' or '.join(f'`{s}`' for s in shown)}?" if shown else f"{len(labels)} labels, such as `{labels[0]}`"
+    raise UsageError(f"no class is called `{text}`", hint)
+
+
+def _synonyms(label: str) -> set[str]:
+    return {part.strip().casefold() for part in label.split(",")}
+
+
+def _in_range(index: int, classes: int) -> int:
+    if not -1 <= index < classes:
+        raise UsageError(
+            f"class {index} does not exist: the model has {classes} classes",
+            f"give 0 to {classes - 1}, or -1 for the predicted class",
+        )
+    return index
