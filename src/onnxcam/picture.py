@@ -79,7 +79,7 @@ def load_picture(source: PictureLike, *, max_pixels: int = MAX_PIXELS) -> Pictur
         return Picture(rgb, name, hashlib.sha256(data).hexdigest())
     if isinstance(source, Image.Image):
         return Picture(_decode(source, "<PIL>", max_pixels), "<PIL>", None)
-    return Picture(_array_to_rgb(_as_array(source), "<array>"), "<array>", None)
+    return Picture(_array_to_rgb(np.array(_as_array(source)), "<array>"), "<array>", None)
 
 
 def _read(name: str) -> bytes:
@@ -172,7 +172,7 @@ def _array_to_rgb(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     if pixels.shape[2] == 4:
         color, alpha = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
         return ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C")
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
 def _to_8_bit(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
