@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import io
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,9 +29,31 @@ from networks import NETWORKS, build, picture
 from torch import Tensor, nn
 
 CNNS = ("plain", "residual", "depthwise", "branches")
+METHODS = {
+    "gradcam": "GradCAM",
+    "hirescam": "HiResCAM",
+    "gradcamelementwise": "GradCAMElementWise",
+    "gradcam++": "GradCAMPlusPlus",
+    "xgradcam": "XGradCAM",
+    "layercam": "LayerCAM",
+    "eigencam": "EigenCAM",
+    "eigengradcam": "EigenGradCAM",
+    "segeigencam": "SegEigenCAM",
+    "kpcacam": "KPCA_CAM",
+    "fem": "FEM",
+    "scorecam": "ScoreCAM",
+    "ablationcam": "AblationCAM",
+    "shapleycam": "ShapleyCAM",
+    "fullgrad": "FullGrad",
+    "finercam": "FinerCAM",
+    "refinecam": "RefineCAM",
+}
+EXPORTS = [("legacy", 11), ("legacy", 13), ("legacy", 17), ("dynamo", 18), ("dynamo", 20), ("dynamo", 23)]
+STABLE = 1e-5  # a map is stored when the same computation in float64 agrees this well
 MATCH = 1e-5  # an ONNX value is the module's output when it differs by less than this
 
 warnings.filterwarnings("ignore")
+logging.disable(logging.WARNING)
 
 
 # --- ONNX ---------------------------------------------------------------------------------------------------------
@@ -56,7 +79,7 @@ def to_onnx(name: str, *, dynamo: bool, opset: int) -> onnx.ModelProto:
         options["dynamic_axes"] = {"x": {0: "N"}, "logits": {0: "N"}}
         if name == "residual":  # the other networks get their BatchNorm folded into the convolution
             options["training"] = torch.onnx.TrainingMode.PRESERVE
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         program = torch.onnx.export(build(name), (picture(name),), None if dynamo else buffer, dynamo=dynamo, **options)
     model = program.model_proto if dynamo else onnx.load_from_string(buffer.getvalue())
     strip(model)
@@ -128,36 +151,91 @@ def reshape_transform(layout: dict[str, Any]) -> Callable[[Tensor], Tensor] | No
     return lambda t: t[:, skip:].reshape(len(t), h, w, -1).permute(0, 3, 1, 2)
 
 
-def map_of(
-    module: nn.Module, name: str, recipe: dict[str, Any], classes: dict[str, list[int]], x: Tensor
-) -> np.ndarray:
-    """pytorch-grad-cam's map (N, H, W) for one recipe."""
-    import pytorch_grad_cam as peer
-    from pytorch_grad_cam.utils import model_targets
-
-    network = NETWORKS[name]
-    constructors = {"gradcam": peer.GradCAM, "hirescam": peer.HiResCAM}
-    target = model_targets.ClassifierOutputTarget
-    paths = {"middle": network.middle, "last": network.last}
-    layers = [module.get_submodule(paths[layer]) for layer in recipe["layers"]]
-    with constructors[recipe["method"]](module, layers, reshape_transform=reshape_transform(network.layout)) as cam:
-        return cam(x, [target(c) for c in classes[recipe["classes"]]])
-
-
 def recipes(name: str) -> Iterator[dict[str, Any]]:
-    """What is stored for a network: one map per recipe."""
+    """What is stored for a network, one map each: method, target layers, classes, then whatever is not the default."""
     lists = ("predicted", "explicit", "explicit2") if name in CNNS else ("predicted", "explicit")
     for method in ("gradcam", "hirescam"):
         for layer in ("middle", "last"):
             for classes in lists:
                 yield {"method": method, "layers": [layer], "classes": classes}
+    if name not in (*CNNS, "smooth"):
+        for method in ("layercam", "gradcam++", "eigencam"):
+            yield {"method": method, "layers": ["last"], "classes": "explicit"}
+        if (
+            name == "convnext"
+        ):  # the peer's Shapley-CAM fails on tokens, PyTorch's fused attention on second derivatives
+            yield {"method": "shapleycam", "layers": ["last"], "classes": "explicit"}
+        return
+
+    at_last = {"layers": ["last"], "classes": "explicit"}
+    for method in METHODS:
+        if method not in ("gradcam", "hirescam", "fullgrad", "finercam", "refinecam"):
+            yield {"method": method, **at_last}
+    yield {"method": "fullgrad", "layers": [], "classes": "explicit"}
+    yield {"method": "finercam", "layers": ["last"], "classes": "predicted"}
+    yield {"method": "refinecam", "layers": ["middle", "last"], "classes": "explicit"}
+    for method in ("gradcam", "layercam"):
+        yield {"method": method, "layers": ["middle", "last"], "classes": "explicit"}
+    for target in ("softmax", "rest"):
+        yield {"method": "gradcam", **at_last, "target": target}
+    yield {"method": "gradcam", **at_last, "eigen_smooth": True}
+    yield {"method": "gradcam", **at_last, "aug_smooth": True}
+    if name in ("plain", "smooth"):
+        yield {"method": "gradcam", **at_last, "eigen_smooth": True, "aug_smooth": True}
+        for method in ("hirescam", "layercam", "fullgrad"):
+            layers = [] if method == "fullgrad" else ["last"]
+            yield {"method": method, "layers": layers, "classes": "explicit", "eigen_smooth": True}
+        yield {"method": "finercam", "layers": ["last"], "classes": "predicted", "alpha": 0.6, "base": "hirescam"}
+        yield {"method": "refinecam", "layers": ["middle", "last"], "classes": "explicit", "base": "hirescam"}
+
+
+def key_of(recipe: dict[str, Any]) -> str:
+    """The name under which a map is stored."""
+    extras = [f"{k}={v}" if not isinstance(v, bool) else k for k, v in list(recipe.items())[3:]]
+    return ".".join([recipe["method"], "+".join(recipe["layers"]) or "all", recipe["classes"], *extras])
+
+
+def map_of(
+    module: nn.Module, name: str, recipe: dict[str, Any], classes: dict[str, list[int]], x: Tensor
+) -> np.ndarray:
+    """pytorch-grad-cam's map (N, H, W) for one recipe, on a copy: several of its methods replace modules."""
+    import pytorch_grad_cam as peer
+    from pytorch_grad_cam.utils import model_targets
+
+    network, module = NETWORKS[name], copy.deepcopy(module)
+    make = {
+        "logit": model_targets.ClassifierOutputTarget,
+        "softmax": model_targets.ClassifierOutputSoftmaxTarget,
+        "rest": model_targets.ClassifierOutputReST,
+    }[recipe.get("target", "logit")]
+    targets = [make(c) for c in classes[recipe["classes"]]]
+    layers = [
+        module.get_submodule({"middle": network.middle, "last": network.last}[layer]) for layer in recipe["layers"]
+    ]
+    options = {"base_method": getattr(peer, METHODS[recipe["base"]])} if "base" in recipe else {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        cam = getattr(peer, METHODS[recipe["method"]])(
+            module, layers, reshape_transform=reshape_transform(network.layout), **options
+        )
+        if recipe["method"] == "finercam":  # chooses its own classes: the predicted one against the next three
+            return cam(x, None, alpha=recipe.get("alpha", 1.0))
+        smooth = {k: recipe[k] for k in ("eigen_smooth", "aug_smooth") if k in recipe}
+        return cam(x, targets, **smooth)
+
+
+def guided_backprop(module: nn.Module, x: Tensor, classes: list[int]) -> np.ndarray:
+    """pytorch-grad-cam's guided backpropagation (N, H, W, 3); one sample at a time, as it reads only the first."""
+    import pytorch_grad_cam as peer
+
+    one = [peer.GuidedBackpropReLUModel(copy.deepcopy(module))(x[[i]].clone(), c) for i, c in enumerate(classes)]
+    return np.stack(one)
 
 
 # --- one network --------------------------------------------------------------------------------------------------
 
 
 def golden(name: str, out: Path) -> dict[str, Any]:
-    """Writes `<name>.onnx` and `<name>.npz`; returns its entry in the index."""
+    """Writes `<name>.npz`, `<name>.onnx` (legacy exporter, opset 17) and the other exports; returns the index entry."""
     network, module, x = NETWORKS[name], build(name), picture(name)
     double, x64 = build(name).double(), x.double()
     with torch.no_grad():
@@ -173,28 +251,43 @@ def golden(name: str, out: Path) -> dict[str, Any]:
             arrays[f"A.{layer}"] = a.astype(np.float32)
             arrays[f"G.{layer}.{key}"] = g.astype(np.float32)
             assert np.abs(g).max() > 1e-4, f"{name}: no gradient at {layer}"
+        for g, g32 in zip(G, gradients(module, list(paths.values()), x, chosen)[1], strict=True):
+            assert np.abs(g - g32).max() < STABLE * max(1.0, np.abs(g).max()), f"{name}: a kink is too near"
         if key == "explicit":
             arrays[f"G.input.{key}"] = G[-1].astype(np.float32)
 
-    maps = []
+    if name in ("plain", "residual", "branches"):
+        arrays["guidedbackprop.explicit"] = guided_backprop(module, x, classes["explicit"])
+
+    maps: list[dict[str, Any]] = []
+    unstable: list[dict[str, Any]] = []
     for recipe in recipes(name):
-        key = ".".join([recipe["method"], "+".join(recipe["layers"]), recipe["classes"]])
+        key = key_of(recipe)
         values = map_of(module, name, recipe, classes, x)
         reference = map_of(double, name, recipe, classes, x64)
         assert values.dtype == np.float32 and values.shape == (x.shape[0], *x.shape[2:]), key
-        assert values.max((1, 2)).min() > 0.99, f"{name}: {key} has an empty map"
         noise = float(np.abs(values - reference).max())
-        arrays[key] = values
-        maps.append(recipe | {"key": key, "float32_noise": float(f"{noise:.1e}")})
+        empty = np.flatnonzero(values.max((1, 2)) == 0).tolist()  # samples with nothing positive to show
+        entry = recipe | {"key": key, "float32_noise": float(f"{noise:.1e}"), "empty": empty}
+        if noise < STABLE:
+            arrays[key] = values
+            maps.append(entry)
+        else:
+            unstable.append(entry)
 
-    model = to_onnx(name, dynamo=False, opset=17)
-    onnx.save(model, out / f"{name}.onnx")
-    values = all_values(model, x.numpy())
-    layers = {}
-    for layer, path in paths.items():
-        value = value_equal_to(values, arrays[f"A.{layer}"])
-        assert value is not None, f"{name}: no ONNX value equals the output of {path}"
-        layers[layer] = {"module": path, "value": value}
+    exports, refused = [], []
+    for exporter, opset in EXPORTS:
+        try:
+            model = to_onnx(name, dynamo=exporter == "dynamo", opset=opset)
+        except torch.onnx.errors.UnsupportedOperatorError as error:
+            refused.append({"exporter": exporter, "opset": opset, "why": str(error).partition(". ")[0]})
+            continue
+        values = all_values(model, x.numpy())
+        found = {layer: value_equal_to(values, arrays[f"A.{layer}"]) for layer in paths}
+        file = f"{name}.onnx" if opset == 17 else f"{name}.{exporter}.{opset}.onnx"
+        onnx.save(model, out / file)
+        exports.append({"exporter": exporter, "opset": opset, "onnx": file, "layers": found})
+        assert None not in found.values(), f"{file}: no value equals the output of {found}"
     np.savez_compressed(out / f"{name}.npz", **arrays)
     return {
         "onnx": f"{name}.onnx",
@@ -202,9 +295,15 @@ def golden(name: str, out: Path) -> dict[str, Any]:
         "input": "x",
         "output": "logits",
         "layout": network.layout,
-        "layers": layers,
+        "layers": {
+            layer: {"module": path, "value": next(e for e in exports if e["opset"] == 17)["layers"][layer]}
+            for layer, path in paths.items()
+        },
         "classes": classes,
         "maps": maps,
+        "unstable": unstable,
+        "exports": exports,
+        "refused": refused,
     }
 
 
