@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -31,7 +31,7 @@ void parallel_for(std::size_t tasks, std::size_t workers, const Body& body) {
     helpers.reserve(workers - 1);
     try {
         for (std::size_t worker = 1; worker < workers; ++worker) helpers.emplace_back(work, worker);
-    } catch (const std::system_error&) {  // no more threads to be had: the tasks are shared among those there are
+    } catch (const std::exception&) {  // no more threads to be had: those there are share the tasks
     }
     work(0);
     for (std::thread& helper : helpers) helper.join();
