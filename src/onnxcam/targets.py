@@ -1,5 +1,6 @@
 """What is explained: a scalar per sample, built in the graph, so that it differentiates and exports."""
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -72,8 +73,8 @@ def _matrix(op: Builder, value: str) -> str:
 def class_number(target: str | int | np.integer | None, labels: tuple[str, ...] | None, classes: int) -> int:
     """A class index from an index, a label, or None (-1, the predicted class).
 
-    A label matches exactly, else without regard to case, else as one of the comma-separated synonyms of a label;
-    a string of digits that is no label is an index.
+    A label matches exactly, else without regard to case, else as one of the comma-separated synonyms of a label
+    without its WordNet number (`n02123045 tabby, tabby cat`); a string of digits that is no label is an index.
 
     Raises: UsageError (exit code 2) for an index out of range or a label that is unknown or ambiguous.
     """
@@ -106,7 +107,7 @@ def class_number(target: str | int | np.integer | None, labels: tuple[str, ...] 
 
 
 def _synonyms(label: str) -> set[str]:
-    return {part.strip().casefold() for part in label.split(",")}
+    return {part.strip().casefold() for part in re.sub(r"^n\d{8}[\s:_]+", "", label).split(",")}
 
 
 def _in_range(index: int, classes: int) -> int:

@@ -85,6 +85,14 @@ class Primal:
             raise self.unsupported(f"it needs fixed sizes, and its input `{self.node.inputs[position]}` is {shape}")
         return tuple(int(d) for d in dims if isinstance(d, int))
 
+    def static_output(self, axes: Iterable[int]) -> tuple[int, ...]:
+        """Sizes of the first output along `axes`; raises where one is not known when the model is rewritten."""
+        shape = self.output_shape()
+        dims = [shape[a] if shape is not None else None for a in axes]
+        if not all(isinstance(d, int) for d in dims):
+            raise self.unsupported(f"it needs fixed sizes, and its output is {shape}")
+        return tuple(int(d) for d in dims if isinstance(d, int))
+
     def reshaped(self, dx: str, position: int = 0) -> str:
         """`dx` in the shape of an input; the shape is a constant where at most one dimension is open."""
         return str(self._op.Reshape(dx, self._shape_operand(position)))
@@ -129,11 +137,11 @@ class Primal:
         summed = op.ReduceSum(dx, axes, keepdims=1)
         return str(op.Squeeze(summed, list(range(extra)))) if extra else str(summed)
 
-    def unsupported(self, why: str) -> UnsupportedError:
+    def unsupported(self, why: str, hint: str = "fix the input's size with `--size`") -> UnsupportedError:
         """The designed error for a form of this operator that has no derivative here."""
         return UnsupportedError(
             f"{self.node.kind} node `{self.node.name}` cannot be differentiated: {why}",
-            "fix the input's size with `--input-shape`, or choose a layer after this node (`onnxcam layers`)",
+            f"{hint}, or choose a layer after this node (`onnxcam layers`)",
         )
 
 
@@ -216,6 +224,22 @@ def _differentiable_outputs(node: Node) -> Iterable[int]:
     rule = RULES.get(node.kind)
     positions = range(len(node.outputs)) if rule is None or rule.outputs is None else rule.outputs
     return [i for i in positions if i < len(node.outputs) and node.outputs[i]]
+
+
+def blockers(graph: Graph, y: str) -> dict[str, frozenset[str]]:
+    """For every value that influences `y`: the kinds of operators without a rule between it and `y`.
+
+    One pass from `y` upwards; an empty set means that the gradient of `y` at the value can be built.
+    """
+    found: dict[str, frozenset[str]] = {y: frozenset()}
+    for node in reversed(graph.nodes):
+        below = [found[node.outputs[i]] for i in _differentiable_outputs(node) if node.outputs[i] in found]
+        if below:
+            own = () if node.kind in RULES or has_body(node) else (node.kind,)
+            kinds = frozenset(own).union(*below)
+            for i in _differentiable_inputs(node):
+                found[node.inputs[i]] = found.get(node.inputs[i], frozenset()) | kinds
+    return found
 
 
 def _resolve(graph: Graph, path: Sequence[Node], y: str, wrt: Sequence[str]) -> list[Rule]:

@@ -47,7 +47,10 @@ def _sizes(op: Builder, node: Primal, axis: int) -> str | list[int]:
 @vjp("Split", wrt=(0,), outputs=None)
 def split(op: Builder, node: Primal, *dys: str | None) -> Cotangents:
     """dx = the cotangents joined along the axis, zeros for parts that nothing reads."""
-    parts = [dy or op.zeros_like(y) for dy, y in zip(dys, node.outputs, strict=True)]
+    names = node.outputs
+    if "" in names:
+        names = op.Split(*node.inputs, axis=node.attrs["axis"], num_outputs=node.attrs.get("num_outputs"), outputs=len(dys))
+    parts = [dy or op.zeros_like(y) for dy, y in zip(dys, names, strict=True)]
     return (parts[0] if len(parts) == 1 else op.Concat(*parts, axis=node.attrs["axis"]),)
 
 
@@ -58,7 +61,7 @@ def pad(op: Builder, node: Primal, dy: str) -> Cotangents:
         return (op.Pad(dy, op.Neg(node.inputs[1]), None, node.inputs[3] if node.has(3) else None),)
     pads, axes = node.constant(1), node.constant(3)
     if pads is None or (node.has(3) and axes is None):
-        raise node.unsupported("its pads are not constant")
+        raise node.unsupported("its pads are not constant", "export the model with fixed sizes")
     along = range(node.rank(0)) if axes is None else [int(a) for a in axes]
     amounts = pads.reshape(2, -1)
     for axis, (before, after) in zip(along, amounts.T, strict=True):
@@ -75,7 +78,7 @@ def slice_(op: Builder, node: Primal, dy: str) -> Cotangents:
     rank = node.rank(0)
     starts, axes, steps = node.constant(1), node.constant(3), node.constant(4)
     if starts is None or (node.has(3) and axes is None) or (node.has(4) and steps is None):
-        raise node.unsupported("its starts, axes or steps are not constant")
+        raise node.unsupported("its starts, axes or steps are not constant", "export the model with fixed sizes")
     along = [int(a) % rank for a in axes] if axes is not None else list(range(starts.size))
     shape, out = node.shape(0) or (), node.output_shape() or ()
     before, after = [0] * rank, [0] * rank

@@ -37,7 +37,7 @@ def per_channel(op: Builder, value: str, rank: int) -> str:
 def batch_normalization(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy * scale / sqrt(var + epsilon) at inference; dscale, dB, dmean, dvar by the same formula."""
     if node.attrs["training_mode"]:
-        raise node.unsupported("it is in training mode; export the model with `eval()`")
+        raise node.unsupported("it is in training mode", "export the model with `eval()`")
     rank, epsilon = node.rank(0), float(node.attrs["epsilon"])
     scale, variance = node.constant(1), node.constant(4)
     if scale is not None and variance is not None:

@@ -1,6 +1,7 @@
 """Rules of pooling."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,15 +45,21 @@ def max_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
     return (node.reshaped(flat),)
 
 
+def pooled(node: Primal) -> Window:
+    """The pooling window. Windows that start past the input do not exist, though older shape inference counts them."""
+    w = window(node, node.attrs["kernel_shape"], spatial(node), output_spatial(node))
+    starts = zip(w.small, w.large, w.begin, w.strides, strict=True)
+    return replace(w, small=tuple(min(n, (size + b - 1) // s + 1) for n, size, b, s in starts))
+
+
 @vjp("AveragePool")
 def average_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx spreads dy / (elements in the window) over each window: a depthwise ConvTranspose of ones."""
-    large, small = spatial(node), output_spatial(node)
-    w = window(node, node.attrs["kernel_shape"], large, small)
+    w = pooled(node)
     share = op.Div(dy, op.floats(_window_counts(w, node)))
-    if set(small) == {1} and large == w.kernel:
+    if set(w.small) == {1} and w.large == w.kernel:
         return (node.expanded(share),)
-    rows = op.Reshape(share, [-1, 1, *small])
+    rows = op.Reshape(share, [-1, 1, *w.small])
     spread = op.ConvTranspose(rows, op.floats(np.ones((1, 1, *w.kernel))), **w.transposed())
     return (node.reshaped(spread),)
 
@@ -77,7 +84,7 @@ def _window_counts(w: Window, node: Primal) -> "np.ndarray[tuple[int, ...], np.d
 @vjp("LpPool")
 def lp_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
     """y = (sum |x|^p)^(1/p) per window: dx = sign(x) |x|^(p-1) * adjoint(dy * y^(1-p)); 0 where y is 0."""
-    w = window(node, node.attrs["kernel_shape"], spatial(node), output_spatial(node))
+    w = pooled(node)
     slope = _p_norm_share(op, dy, node.outputs[0], node.attrs["p"])
     rows = op.Reshape(slope, [-1, 1, *w.small])
     spread = op.ConvTranspose(rows, op.floats(np.ones((1, 1, *w.kernel))), **w.transposed())

@@ -20,7 +20,7 @@ def kept(op: Builder, node: Primal, value: str) -> str:
     return str(op.Unsqueeze(value, list(axes))) if axes else value
 
 
-def _copies(node: Primal) -> bool:
+def copies(node: Primal) -> bool:
     """No axes and `noop_with_empty_axes`: the operator reduces nothing."""
     axes = node.constant(1) if node.has(1) else np.asarray(node.attrs.get("axes", []))
     return bool(node.attrs.get("noop_with_empty_axes")) and axes is not None and axes.size == 0
@@ -29,13 +29,13 @@ def _copies(node: Primal) -> bool:
 @vjp("ReduceSum", wrt=(0,))
 def reduce_sum(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy, spread over the reduced axes."""
-    return (dy if _copies(node) else node.expanded(kept(op, node, dy)),)
+    return (dy if copies(node) else node.expanded(kept(op, node, dy)),)
 
 
 @vjp("ReduceMean", wrt=(0,))
 def reduce_mean(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy / (number of elements), spread over the reduced axes."""
-    if _copies(node):
+    if copies(node):
         return (dy,)
     return (node.expanded(op.Div(kept(op, node, dy), _count(op, node))),)
 
@@ -52,7 +52,7 @@ def _count(op: Builder, node: Primal) -> str:
 @vjp("ReduceMax", "ReduceMin", wrt=(0,))
 def reduce_extremum(op: Builder, node: Primal, dy: str) -> Cotangents:
     """The extremum takes dy; ties share it equally, as PyTorch's `amax`."""
-    if _copies(node):
+    if copies(node):
         return (dy,)
     wins = mask(op, op.Equal(node.inputs[0], kept(op, node, node.outputs[0])))
     ties = op.ReduceSum(wins, node.inputs[1] if node.has(1) else node.attrs.get("axes"), keepdims=1)

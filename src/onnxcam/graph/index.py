@@ -233,14 +233,22 @@ def is_small(tensor: TensorProto) -> bool:
     return math.prod(tensor.dims) <= SMALL and tensor.data_location != TensorProto.EXTERNAL
 
 
+def stub(tensor: TensorProto) -> TensorProto:
+    """The weight's name, type and shape without its data, marked so that nothing looks for the data."""
+    return TensorProto(
+        name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=TensorProto.EXTERNAL
+    )
+
+
 def split_weights(model: ModelProto) -> tuple[ModelProto, dict[str, TensorProto]]:
+    """The model with its weights as stubs, and the weights."""
     weights = {t.name: t for t in model.graph.initializer if not is_small(t)}
     lean = ModelProto()
     for field, value in model.ListFields():
         if field.name == "graph":
             for part, content in value.ListFields():
                 if part.name == "initializer":
-                    stubs = (TensorProto(name=t.name, dims=t.dims, data_type=t.data_type) for t in weights.values())
+                    stubs = map(stub, weights.values())
                     lean.graph.initializer.extend(t for t in content if t.name not in weights)
                     lean.graph.initializer.extend(stubs)
                 else:
@@ -264,12 +272,79 @@ def opset_of(model: ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
+# Two batch sizes that shapes are probed with; what differs between them depends on the batch.
+_PROBES = (5, 7)
+
+
 def infer_types(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict[str, ValueType]:
     """Types of all values by shape inference, input shapes bound to `shapes`; weights may be stubs.
+
+    Where inference loses a shape in arithmetic on constants or on the symbolic batch, it is run again with the
+    constants folded and with two fixed batches: equal dimensions are fixed, the others depend on the batch and get a
+    symbol of their own.
 
     Declared output and intermediate shapes are not trusted (exporters leave stale ones); those of other domains'
     nodes, which inference cannot reproduce, are.
     """
+    types = _inferred(model, shapes)
+    unknown = [
+        o for n in model.graph.node for o in n.output if o and (o not in types or None in (types[o].shape or (None,)))
+    ]
+    if unknown:
+        model = _constants_folded(model)
+        first, second = (
+            _inferred(model, {k: [n if isinstance(d, str) else d for d in v] for k, v in shapes.items()})
+            for n in _PROBES
+        )
+        for value in unknown:
+            if value in first and value in second:
+                types[value] = _merged(first[value], second[value])
+    return types
+
+
+def _constants_folded(model: ModelProto) -> ModelProto:
+    """The model with every node that reads only small constants replaced by what it computes."""
+    small = {t.name: t for t in model.graph.initializer if is_small(t)}
+    known, folded = set(small), []
+    for node in model.graph.node:
+        plain = node.domain in ("", "ai.onnx") and not any(_subgraphs_of(node)) and not node.op_type.startswith("Random")
+        if plain and all(i in known for i in node.input if i):
+            folded.append(node)
+            known.update(node.output)
+    if not folded:
+        return model
+    from onnx.reference import ReferenceEvaluator
+
+    outputs = [o for n in folded for o in n.output if o]
+    used = {i for n in folded for i in n.input}
+    graph = helper.make_graph(
+        folded, "constants", [], [ValueInfoProto(name=o) for o in outputs], [t for n, t in small.items() if n in used]
+    )
+    values = ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)).run(None, {})
+    lean = ModelProto()
+    lean.CopyFrom(model)
+    done = {id(n) for n in folded}
+    rest = [n for n in model.graph.node if id(n) not in done]
+    del lean.graph.node[:]
+    lean.graph.node.extend(rest)
+    lean.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in zip(outputs, values, strict=True)
+    )
+    return lean
+
+
+def _subgraphs_of(node: NodeProto) -> Iterator[GraphProto]:
+    return (g for a in node.attribute for g in _subgraphs(a))
+
+
+def _merged(first: ValueType, second: ValueType) -> ValueType:
+    if first.shape is None or second.shape is None or len(first.shape) != len(second.shape):
+        return ValueType(first.dtype, None)
+    pairs = zip(first.shape, second.shape, strict=True)
+    return ValueType(first.dtype, tuple(a if a == b else "N" if (a, b) == _PROBES else f"N:{a}:{b}" for a, b in pairs))
+
+
+def _inferred(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict[str, ValueType]:
     lean = ModelProto()
     lean.ir_version = model.ir_version
     lean.opset_import.extend(model.opset_import)

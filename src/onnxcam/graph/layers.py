@@ -71,7 +71,7 @@ def automatic_layer(graph: Graph, source: str, score: str) -> Layer:
     if not layers:
         raise UnsupportedError(
             f"no spatial feature map (N, K, h, w) lies between `{source}` and `{score}`",
-            "choose a value with `--layer`; where sizes are dynamic, bind them with `--input-shape`",
+            "choose a value with `--layer`; where sizes are dynamic, bind them with `--size`",
         )
     return layers[-1]
 

@@ -12,7 +12,7 @@ import onnx
 from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper, version_converter
 
 from onnxcam.errors import ModelError, UnsupportedError, VerificationError
-from onnxcam.graph.index import Dim, Graph, opset_of, split_weights
+from onnxcam.graph.index import Dim, Graph, opset_of, split_weights, stub
 from onnxcam.graph.read import ModelFile
 
 logger = logging.getLogger(__name__)
@@ -114,9 +114,7 @@ def _lifted(lean: ModelProto, weights: Mapping[str, TensorProto], name: str) -> 
     inputs = [i for i in lifted.graph.input if i.name not in weights]
     del lifted.graph.input[:]
     lifted.graph.input.extend(inputs)
-    lifted.graph.initializer.extend(
-        TensorProto(name=t.name, dims=t.dims, data_type=t.data_type) for t in weights.values()
-    )
+    lifted.graph.initializer.extend(map(stub, weights.values()))
     lifted.ir_version = max(lean.ir_version, MIN_IR)
     foreign = {o.domain for o in lifted.opset_import}
     lifted.opset_import.extend(o for o in lean.opset_import if o.domain not in foreign)

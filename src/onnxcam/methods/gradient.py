@@ -1,7 +1,9 @@
 """Methods whose weights are computed in the graph from activations, gradients, or the head's own weights."""
 
 from onnxcam.errors import UnsupportedError
+from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph, Node
+from onnxcam.graph.layers import Layer
 from onnxcam.methods.registry import MethodContext, method
 
 
@@ -25,35 +27,18 @@ def hirescam(context: MethodContext) -> str:
     return context.gradients
 
 
-@method(
-    "cam",
-    formula="alpha_k = W[class, k] of the linear layer after global average pooling",
-    paper="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eq. 2",
-    gradients=False,
-)
-def cam(context: MethodContext) -> str:
-    """alpha (N, K, 1, 1): the weights of the class in the linear layer that follows global average pooling.
-
-    The map is max(0, .) of the weighted sum; the paper and TorchCAM draw it without the ReLU (`raw` keeps it).
-
-    Raises: UnsupportedError where the head is not pooling, then one linear layer with constant weights.
-    """
-    op, graph = context.op, context.graph
-    weights, transposed = _linear_weights(graph, context)
-    rows = op.Transpose(weights, perm=[1, 0]) if transposed else weights
-    return str(op.Unsqueeze(op.Gather(op.as_float(rows), context.target.index, axis=0), [2, 3]))
-
-
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast", "Transpose"})
 
 
-def _linear_weights(graph: Graph, context: MethodContext) -> tuple[str, bool]:
-    """The (C, K) weight value of the head, or (K, C) and True, found by walking from the layer to the logits."""
-    layer = context.layer
+def linear_weights(graph: Graph, head: Head, layer: Layer) -> tuple[str, bool]:
+    """The (C, K) weight value of a CAM head, or (K, C) and True, found by walking from the layer to the logits.
+
+    Raises: UnsupportedError where the way is not pooling, then one linear layer with constant weights.
+    """
     value, pooled, found = layer.name, False, ""
     transposed = False
-    while value != context.head.logits:
-        readers = [n for n in graph.consumers(value) if not n.name.startswith(f"{context.op.prefix}/")]
+    while value != head.logits:
+        readers = graph.consumers(value)
         node = readers[0] if len(readers) == 1 else None
         if node is None or node.domain:
             raise _not_cam(layer.name, "the layer feeds more than one branch" if readers else "it ends")
@@ -102,3 +87,23 @@ def _not_cam(layer: str, why: str) -> UnsupportedError:
         f"method `cam` needs global average pooling and one linear layer after `{layer}`: {why}",
         "use `gradcam`, which equals `cam` up to scale on such heads and works on any other",
     )
+
+
+@method(
+    "cam",
+    formula="alpha_k = W[class, k] of the linear layer after global average pooling",
+    paper="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eq. 2",
+    gradients=False,
+    requires=linear_weights,
+)
+def cam(context: MethodContext) -> str:
+    """alpha (N, K, 1, 1): the weights of the class in the linear layer that follows global average pooling.
+
+    The map is max(0, .) of the weighted sum; the paper and TorchCAM draw it without the ReLU (`raw` keeps it).
+
+    Raises: UnsupportedError where the head is not pooling, then one linear layer with constant weights.
+    """
+    op = context.op
+    weights, transposed = linear_weights(context.graph, context.head, context.layer)
+    rows = op.Transpose(weights, perm=[1, 0]) if transposed else weights
+    return str(op.Unsqueeze(op.Gather(op.as_float(rows), context.target.index, axis=0), [2, 3]))

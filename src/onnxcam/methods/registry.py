@@ -49,7 +49,7 @@ class MethodContext:
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table."""
+    """One row of the table; `requires` raises UnsupportedError where the head does not have the form it needs."""
 
     name: str
     alpha: Callable[[MethodContext], str]
@@ -57,21 +57,38 @@ class Method:
     paper: str
     gradients: bool
     class_discriminative: bool
+    requires: Callable[[Graph, Head, Layer], object] | None
 
 
 METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, *, formula: str, paper: str, gradients: bool = True, class_discriminative: bool = True
+    name: str,
+    *,
+    formula: str,
+    paper: str,
+    gradients: bool = True,
+    class_discriminative: bool = True,
+    requires: Callable[[Graph, Head, Layer], object] | None = None,
 ) -> Callable[[Callable[[MethodContext], str]], Callable[[MethodContext], str]]:
     """Register a method: the decorated function emits nodes and returns the name of alpha."""
 
     def register(alpha: Callable[[MethodContext], str]) -> Callable[[MethodContext], str]:
-        METHODS[name] = Method(name, alpha, formula, paper, gradients, class_discriminative)
+        METHODS[name] = Method(name, alpha, formula, paper, gradients, class_discriminative, requires)
         return alpha
 
     return register
+
+
+def explained_by(row: Method, graph: Graph, head: Head, layer: Layer) -> bool:
+    """Whether the head has the form that a method needs at a layer."""
+    try:
+        if row.requires is not None:
+            row.requires(graph, head, layer)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def find_method(name: str) -> Method:

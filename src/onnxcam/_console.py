@@ -1,0 +1,53 @@
+"""What a person reads: the only file that prints. Results go to stdout, everything else to stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onnxcam.errors import OnnxCamError
+
+# Piped output is for scripts: as wide as it needs to be.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 400)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_error(error: OnnxCamError) -> None:
+    """`error: ...`, a blank line, `hint: ...` on stderr."""
+    err.print(f"[bold red]error:[/] {escape(error.message)}")
+    if error.hint:
+        err.print(f"\n[bold cyan]hint:[/] {escape(error.hint)}")
+
+
+def print_line(text: str) -> None:
+    """A line of the result."""
+    out.print(escape(text))
+
+
+def print_note(text: str) -> None:
+    """Something that was decided for the user."""
+    err.print(f"[dim]note: {escape(text)}[/]")
+
+
+def print_warning(text: str) -> None:
+    """Something that makes a result unfit to be believed."""
+    err.print(f"[bold yellow]warning:[/] {escape(text)}")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """A plain table, readable without colour; columns named in `right` are numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    out.print(table)

@@ -1,0 +1,153 @@
+"""Is this file explainable? What the model is, its candidate layers, and what stands in the way."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import TensorProto
+
+from onnxcam.autodiff.engine import blockers
+from onnxcam.errors import UnsupportedError
+from onnxcam.graph.head import Head, classifier_head
+from onnxcam.graph.index import Graph, opset_of
+from onnxcam.graph.layers import Layer, candidate_layers
+from onnxcam.graph.read import ModelFile, ModelSource, read
+from onnxcam.graph.signature import ImageInput
+from onnxcam.methods import METHODS, Method, explained_by
+from onnxcam.rewrite import Size, open_graph
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A candidate layer, the methods possible there, and the operators that keep gradients from it."""
+
+    layer: Layer
+    methods: tuple[str, ...]
+    blockers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `onnxcam check` prints; `problem` says why the model cannot be explained, None when it can."""
+
+    file: ModelFile
+    graph: Graph
+    image: ImageInput
+    size: Size
+    head: Head | None
+    layers: tuple[LayerReport, ...]
+    problem: UnsupportedError | None
+
+    @property
+    def automatic(self) -> LayerReport | None:
+        """The automatic choice: the deepest candidate."""
+        return self.layers[0] if self.layers else None
+
+    @property
+    def opset(self) -> int:
+        """The file's own opset, before lifting."""
+        return opset_of(self.file.model)
+
+    @property
+    def number_format(self) -> str:
+        """`float32`, `float16`, `int8 (QDQ)`, ... by the types of weights and the operators around them."""
+        kinds = {n.op_type for n in self.graph.nodes}
+        names = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16",
+                 TensorProto.DOUBLE: "float64", TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}  # fmt: skip
+        sizes: dict[str, int] = {}
+        for tensor in self.graph.initializers.values():
+            if tensor.data_type in names:
+                count = 1
+                for d in tensor.dims:
+                    count *= d
+                sizes[names[tensor.data_type]] = sizes.get(names[tensor.data_type], 0) + count
+        main = max(sizes, key=lambda k: sizes[k], default="unknown")
+        if {"QuantizeLinear", "DequantizeLinear"} & kinds:
+            return f"{main} (QDQ)"
+        return f"{main} (QOperator)" if any(k.startswith(("QLinear", "QGemm")) or k.endswith("Integer") for k in kinds) else main
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        graph, image, head = self.graph, self.image, self.head
+        return {
+            "model": self.file.name,
+            "sha256": self.file.sha256,
+            "producer": f"{self.file.model.producer_name} {self.file.model.producer_version}".strip(),
+            "opset": self.opset,
+            "ir_version": self.file.model.ir_version,
+            "number_format": self.number_format,
+            "nodes": len(graph.nodes),
+            "notes": list(graph.notes),
+            "input": {
+                "name": image.name,
+                "dtype": image.dtype,
+                "layout": image.layout,
+                "channels": image.channels,
+                "size": list(self.size),
+                "batch": image.batch,
+                "quantization": list(image.quantization) if image.quantization else None,
+            },
+            "outputs": [{"name": o, "shape": list(graph.shape(o) or [])} for o in graph.outputs],
+            "head": None
+            if head is None
+            else {"output": head.output, "logits": head.logits, "activation": head.activation, "classes": head.classes},
+            "layers": [layer_json(report) for report in self.layers],
+            "automatic": self.automatic.layer.name if self.automatic else None,
+            "explainable": self.problem is None,
+            "problem": self.problem.message if self.problem else None,
+            "hint": self.problem.hint if self.problem else None,
+        }
+
+
+def layer_json(report: LayerReport) -> dict[str, Any]:
+    """One candidate layer as plain JSON values."""
+    layer = report.layer
+    return {
+        "name": layer.name,
+        "node": layer.node,
+        "op": layer.op_type,
+        "channels": layer.channels,
+        "grid": list(layer.grid),
+        "methods": list(report.methods),
+        "blockers": list(report.blockers),
+    }
+
+
+def check(source: ModelSource, *, size: Size | None = None, input_layout: str | None = None) -> CheckReport:
+    """Read a model and report whether and where it can be explained; candidate layers come deepest first.
+
+    Raises: ModelError where the file cannot be read at all; an unsupported model is a report with a `problem`.
+    """
+    file = read(source)
+    graph, image, bound = open_graph(file, size=size, input_layout=input_layout)
+    try:
+        head = classifier_head(graph)
+    except UnsupportedError as error:
+        return CheckReport(file, graph, image, bound, None, (), error)
+    blocked = blockers(graph, head.logits)
+    layers = tuple(
+        LayerReport(layer, possible_methods(graph, head, layer, blocked), tuple(sorted(blocked.get(layer.name, ()))))
+        for layer in reversed(candidate_layers(graph, image.name, head.logits))
+    )
+    problem = None
+    if not layers:
+        problem = UnsupportedError(
+            f"no spatial feature map (N, K, h, w) lies between `{image.name}` and `{head.logits}`",
+            "choose a value with `--layer`; where sizes are dynamic, bind them with `--size`",
+        )
+    elif not any(report.methods for report in layers):
+        kinds = ", ".join(layers[0].blockers)
+        problem = UnsupportedError(f"no layer reaches `{head.logits}`: no derivative rule for {kinds}", "report it")
+    return CheckReport(file, graph, image, bound, head, layers, problem)
+
+
+def possible_methods(
+    graph: Graph, head: Head, layer: Layer, blocked: dict[str, frozenset[str]]
+) -> tuple[str, ...]:
+    """The methods that layer and head allow: gradients need a path without blockers, `cam` a linear head."""
+
+    def possible(row: Method) -> bool:
+        if row.gradients:
+            return layer.name in blocked and not blocked[layer.name]
+        return explained_by(row, graph, head, layer)
+
+    return tuple(name for name, row in METHODS.items() if possible(row))

@@ -1,0 +1,315 @@
+"""The command line: argparse, one function per command, heavy imports inside."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxcam.errors import OnnxCamError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from onnxcam.explainer import Explainer
+    from onnxcam.explanation import Explanation
+
+EPILOG = """exit codes: 0 ok, 1 verification failed or internal error, 2 usage or unknown name, 3 model, 4 unsupported
+operator or shape, 5 picture, 6 output, 130 interrupted"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return command(arguments)
+    except OnnxCamError as error:
+        from onnxcam._console import print_error
+
+        print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="onnxcam", description="Shows which part of a picture made an ONNX model decide.", epilog=EPILOG
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    explain = commands.add_parser("explain", help="lay the heat map of a class over a picture")
+    explain.add_argument("model", metavar="MODEL", help="an .onnx file")
+    explain.add_argument("image", metavar="IMAGE", help="a picture")
+    explain.add_argument("-o", "--output", metavar="PATH", type=Path,
+                         help=".png, .jpg, .webp: overlay; .npy: values; .json: record (default ./IMAGE.cam.png)")  # fmt: skip
+    explain.add_argument("--target", metavar="CLASS", help="label or index (default: the predicted class)")
+    _method_options(explain)
+    _picture_options(explain)
+    _drawing_options(explain)
+    _runtime_options(explain)
+    explain.set_defaults(run=_explain)
+
+    layers = commands.add_parser("layers", help="list the layers that can be explained, deepest first")
+    check = commands.add_parser("check", help="say whether a model can be explained, and where")
+    for command, run in ((layers, _layers), (check, _check)):
+        command.add_argument("model", metavar="MODEL", help="an .onnx file")
+        command.add_argument("--size", metavar="HxW", type=_size, help="where the model leaves it open")
+        command.add_argument("--input-layout", choices=("nchw", "nhwc"), help="where the shape does not tell")
+        command.add_argument("--json", action="store_true", help="print JSON")
+        command.set_defaults(run=run)
+
+    methods = commands.add_parser("methods", help="list the methods")
+    methods.add_argument("--json", action="store_true", help="print JSON")
+    methods.set_defaults(run=_methods)
+
+    demo = commands.add_parser("demo", help="explain the bundled picture with the bundled model, for two classes")
+    demo.add_argument("-o", "--output", metavar="PATH", type=Path, help="default ./demo.cam.png")
+    demo.add_argument("--json", action="store_true", help="print JSON")
+    _drawing_options(demo)
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _method_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is explained")
+    group.add_argument("--method", default="gradcam", metavar="NAME", help="`onnxcam methods` lists them")
+    group.add_argument("--layer", metavar="NAME", help="value or node (default: the last spatial map)")
+    group.add_argument("--score", default="logit", choices=("logit", "probability"))
+    group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
+    group.add_argument("--normalize", default="minmax", choices=("minmax", "max", "none"))
+
+
+def _picture_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("preprocessing (default: the model's metadata, else ImageNet's)")
+    group.add_argument("--size", metavar="HxW", type=_size, help="where the model leaves it open")
+    group.add_argument("--fit", choices=("crop", "squash", "letterbox"))
+    group.add_argument("--crop-pct", metavar="P", type=float, help="share of the short edge that a crop keeps")
+    group.add_argument("--mean", metavar="M[,M,M]", type=_numbers, help="after --scale")
+    group.add_argument("--std", metavar="S[,S,S]", type=_numbers, help="after --scale")
+    group.add_argument("--scale", metavar="F", type=float, help="factor on pixel values 0..255")
+    group.add_argument("--channels", choices=("rgb", "bgr", "gray"))
+    group.add_argument("--input-layout", choices=("nchw", "nhwc"), help="where the shape does not tell")
+    group.add_argument("--labels", metavar="FILE", help="class names, one per line")
+
+
+def _drawing_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("drawing")
+    group.add_argument("--colormap", default="jet", help="jet, viridis, hot or gray (default %(default)s)")
+    group.add_argument("--opacity", default=0.5, type=float, metavar="0..1", help="of the map (default %(default)s)")
+
+
+def _runtime_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("runtime")
+    group.add_argument("--threads", type=int, metavar="N", help="default: ONNX Runtime's own choice")
+    group.add_argument("--provider", metavar="NAME", help="cpu, cuda, tensorrt, openvino, ... (default cpu)")
+    group.add_argument("--custom-ops", metavar="FILE", help="shared library with custom operators")
+    group.add_argument("--json", action="store_true", help="print the record as JSON")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"onnxcam {version('onnxcam')}\n")
+        parser.exit()
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and (width or height).isdigit() and int(height) and int(width or height)):
+        raise argparse.ArgumentTypeError(f"`{text}` is not HxW, such as 224x224")
+    return int(height), int(width or height)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a list of numbers, such as 0.485,0.456,0.406") from None
+
+
+def _explainer(arguments: argparse.Namespace) -> Explainer:
+    from onnxcam.explainer import Explainer
+
+    fields = ("fit", "crop_pct", "mean", "std", "scale", "channels")
+    return Explainer(
+        arguments.model,
+        method=arguments.method,
+        layer=arguments.layer,
+        score=arguments.score,
+        output=arguments.class_output,
+        normalize=arguments.normalize,
+        preprocess={f: v for f in fields if (v := getattr(arguments, f)) is not None},
+        labels=arguments.labels,
+        size=arguments.size,
+        input_layout=arguments.input_layout,
+        providers=[arguments.provider] if arguments.provider else None,
+        custom_ops_library=arguments.custom_ops,
+        threads=arguments.threads,
+    )
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from onnxcam.preprocess import load_picture
+
+    if arguments.image.lower().endswith(".cam.png"):
+        raise UsageError(
+            f"{arguments.image} is an overlay that onnxcam made", "explain the picture that it was made from"
+        )
+    target = arguments.output or Path(f"{Path(arguments.image).stem}.cam.png")
+    _check_writable(target)
+    drawing = _drawing(arguments, target)
+    picture = load_picture(arguments.image)
+    explainer = _explainer(arguments)
+    explanation = explainer(picture, arguments.target)
+    explanation.save(target, **drawing)
+    _report(explainer, [(explanation, target)], arguments.json)
+    return 0
+
+
+def _drawing(arguments: argparse.Namespace, target: Path) -> dict[str, Any]:
+    """Options of the overlay, checked before any work is done."""
+    from onnxcam.render import colormap
+
+    colormap(arguments.colormap)
+    if not 0 <= arguments.opacity <= 1:
+        raise UsageError(f"opacity {arguments.opacity} is outside [0, 1]", "0 is the picture alone, 1 the map alone")
+    return {"colormap": arguments.colormap, "opacity": arguments.opacity} if target.suffix not in (".npy", ".json") else {}
+
+
+def _check_writable(target: Path) -> None:
+    """Refuses, before any work is done, a place where nothing can be written."""
+    known = (".png", ".jpg", ".jpeg", ".webp", ".npy", ".json")
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder", f"name a file in it: `{target / 'out.png'}`")
+    if target.suffix.lower() not in known:
+        raise OutputError(f"{target}: cannot write a `{target.suffix}` file", f"use one of {', '.join(known)}")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: there is no folder {target.parent}", f"make it first: `mkdir -p {target.parent}`")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{target}: the folder {target.parent} is not writable", "choose another with `--output`")
+
+
+def _report(explainer: Explainer, results: Sequence[tuple[Explanation, Path]], as_json: bool) -> None:
+    from onnxcam import _console as console
+
+    for explanation, _ in results:
+        for warning in explanation.warnings:
+            console.print_warning(warning)
+    if as_json:
+        records = [{**explanation.record(), "output": str(path)} for explanation, path in results]
+        console.print_json(records[0] if len(records) == 1 else records)
+        return
+    for note in explainer.notes:
+        console.print_note(note)
+    first = results[0][0]
+    kind = "probability" if first.probability is not None else "logit"
+    console.print_table(
+        ("class", "label", kind),
+        [(str(c.index), c.label or "", f"{c.score:.4f}") for c in first.top],
+        right=("class", kind),
+    )
+    for explanation, path in results:
+        name = explanation.label or f"class {explanation.class_index}"
+        console.print_line(f"{name}: {explanation.method} at {explanation.layer} -> {path}")
+
+
+def _layers(arguments: argparse.Namespace) -> int:
+    from onnxcam import _console as console
+    from onnxcam.check import check, layer_json
+
+    report = check(arguments.model, size=arguments.size, input_layout=arguments.input_layout)
+    if report.head is None and report.problem is not None:
+        raise report.problem
+    if arguments.json:
+        console.print_json([layer_json(layer) for layer in report.layers])
+        return 0
+    rows = [
+        (
+            r.layer.name + ("  (automatic)" if r is report.automatic else ""),
+            r.layer.op_type,
+            str(r.layer.channels or "?"),
+            "x".join(map(str, r.layer.grid)),
+            ", ".join(r.methods) or f"none: no rule for {', '.join(r.blockers)}",
+        )
+        for r in report.layers
+    ]
+    console.print_table(("layer", "operator", "K", "grid", "methods"), rows, right=("K",))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from onnxcam import _console as console
+    from onnxcam.check import check
+
+    report = check(arguments.model, size=arguments.size, input_layout=arguments.input_layout)
+    if arguments.json:
+        console.print_json(report.to_json())
+        return report.problem.exit_code if report.problem else 0
+    facts = report.to_json()
+    image = facts["input"]
+    batch = image["batch"] if image["batch"] is not None else "any number of"
+    console.print_line(f"model    {facts['model']}: opset {facts['opset']}, IR {facts['ir_version']}, "
+                       f"{facts['nodes']} nodes, {facts['number_format']}")  # fmt: skip
+    for note in facts["notes"]:
+        console.print_line(f"         {note}")
+    console.print_line(f"input    {image['name']}: {batch} picture(s), {image['channels']} channels, "
+                       f"{image['size'][0]}x{image['size'][1]}, {image['layout']}, {image['dtype']}")  # fmt: skip
+    for output in facts["outputs"]:
+        console.print_line(f"output   {output['name']}: {output['shape']}")
+    if report.problem is not None:
+        raise report.problem
+    assert report.head is not None and report.automatic is not None
+    end = f", behind a {report.head.activation}" if report.head.activation else ""
+    console.print_line(f"score    {report.head.classes} classes, logits `{report.head.logits}`{end}")
+    chosen = report.automatic
+    console.print_line(f"layer    {chosen.layer.name} ({chosen.layer.op_type}, {chosen.layer.channels} channels, "
+                       f"{'x'.join(map(str, chosen.layer.grid))}); {len(report.layers)} candidates")  # fmt: skip
+    console.print_line(f"methods  {', '.join(chosen.methods) or 'none'}")
+    console.print_line("explainable: yes")
+    return 0
+
+
+def _methods(arguments: argparse.Namespace) -> int:
+    from onnxcam import _console as console
+    from onnxcam.methods import METHODS
+
+    if arguments.json:
+        console.print_json(
+            [
+                {
+                    "name": m.name,
+                    "formula": m.formula,
+                    "gradients": m.gradients,
+                    "class_discriminative": m.class_discriminative,
+                    "paper": m.paper,
+                }
+                for m in METHODS.values()
+            ]
+        )
+        return 0
+    rows = [(m.name, m.formula, "yes" if m.gradients else "no", m.paper) for m in METHODS.values()]
+    console.print_table(("method", "weights", "gradients", "paper"), rows)
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from onnxcam.demo import explain_demo
+
+    target = arguments.output or Path("demo.cam.png")
+    _check_writable(target)
+    explainer, explanations = explain_demo(target, **_drawing(arguments, target))
+    _report(explainer, [(e, target) for e in explanations], arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

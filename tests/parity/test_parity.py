@@ -1,0 +1,99 @@
+"""onnxcam against pytorch-grad-cam and PyTorch autograd, on the golden networks (see README.md here)."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxcam import Explainer
+from onnxcam.autodiff import differentiate
+from onnxcam.graph.build import Builder, tensor_info
+from onnxcam.graph.load import load
+from onnxcam.graph.read import read
+from onnxcam.graph.signature import image_input
+from onnxcam.methods import METHODS
+from onnxcam.rewrite import run_once
+from onnxcam.runtime import Session
+
+pytest.importorskip("onnxruntime")
+
+GOLDENS = Path(__file__).parent / "goldens"
+NETWORKS: dict[str, Any] = json.loads((GOLDENS / "goldens.json").read_text())["networks"]
+PLAIN_RECIPE = {"method", "layers", "classes", "key", "float32_noise", "empty", "target"}
+SCORES = {None: "logit", "softmax": "probability"}
+
+
+@cache
+def arrays(network: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDENS / NETWORKS[network]["arrays"]) as stored:
+        return dict(stored)
+
+
+def comparable(network: str, recipe: dict[str, Any]) -> bool:
+    return (
+        NETWORKS[network]["layout"]["kind"] == "channels_first"
+        and recipe["method"] in METHODS
+        and len(recipe["layers"]) == 1
+        and set(recipe) <= PLAIN_RECIPE
+        and recipe.get("target") in SCORES
+    )
+
+
+MAPS = [
+    pytest.param(name, recipe, id=f"{name}-{recipe['key']}")
+    for name, entry in NETWORKS.items()
+    for recipe in entry["maps"]
+    if comparable(name, recipe)
+]
+
+
+@pytest.mark.parametrize(("network", "recipe"), MAPS)
+def test_maps_equal_those_of_pytorch_grad_cam(network: str, recipe: dict[str, Any]) -> None:
+    entry, stored = NETWORKS[network], arrays(network)
+    explainer = Explainer(
+        GOLDENS / entry["onnx"],
+        method=recipe["method"],
+        layer=entry["layers"][recipe["layers"][0]]["value"],
+        score=SCORES[recipe.get("target")],
+        size=stored["x"].shape[2:],
+        threads=1,
+    )
+    explanations = explainer.explain_tensor(stored["x"], entry["classes"][recipe["classes"]])
+    for i, (explanation, golden) in enumerate(zip(explanations, stored[recipe["key"]], strict=True)):
+        np.testing.assert_allclose(explanation.values, golden, rtol=0, atol=1e-5 + recipe["float32_noise"])
+        assert explanation.is_empty == (i in recipe["empty"])
+
+
+def test_goldens_cover_both_methods_on_four_networks_at_two_layers() -> None:
+    covered = {(p.values[0], p.values[1]["method"], p.values[1]["layers"][0]) for p in MAPS}
+    four = ("plain", "residual", "depthwise", "branches")
+    assert {(n, m, x) for n in four for m in ("gradcam", "hirescam") for x in ("middle", "last")} <= covered
+
+
+EXPORTS = [
+    pytest.param(name, export, id=export["onnx"]) for name, entry in NETWORKS.items() for export in entry["exports"]
+]
+
+
+@pytest.mark.parametrize(("network", "export"), EXPORTS)
+def test_gradients_equal_autograd_for_both_exporters_and_every_opset(network: str, export: dict[str, Any]) -> None:
+    entry, stored = NETWORKS[network], arrays(network)
+    file = read(GOLDENS / export["onnx"])
+    x = stored["x"]
+    image = image_input(file.model, file.name)
+    graph = load(file, {entry["input"]: image.bound(x.shape[2:])}, run_once(file, image, x.shape[2:]))
+    classes = np.asarray(entry["classes"]["explicit"])
+    one_hot = np.eye(stored["logits"].shape[1], dtype=np.float32)[classes]
+    wanted = {"input": entry["input"], **export["layers"]}
+    for where, value in wanted.items():
+        op = Builder(graph)
+        logits = graph.outputs[0]
+        gradient = differentiate(graph, op, logits, [value], cotangent=op.constant(one_hot))[value]
+        model = op.model([tensor_info(gradient, 1, None)])
+        got = Session(model, threads=1).run({entry["input"]: x}, [gradient])[gradient]
+        golden = stored[f"G.{where}.explicit"]
+        assert got.shape == golden.shape
+        np.testing.assert_allclose(got, golden, rtol=1e-4, atol=1e-4 * float(np.abs(golden).max()))
