@@ -1,5 +1,7 @@
 """Is this file explainable? What the model is, its candidate layers, and what stands in the way."""
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,15 @@ from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput
 from onnxcam.methods import METHODS, Method, explained_by
 from onnxcam.rewrite import Size, open_graph
+
+_NUMBERS: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.DOUBLE: "float64",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "uint8",
+}
 
 
 @dataclass(frozen=True)
@@ -51,19 +62,18 @@ class CheckReport:
     def number_format(self) -> str:
         """`float32`, `float16`, `int8 (QDQ)`, ... by the types of weights and the operators around them."""
         kinds = {n.op_type for n in self.graph.nodes}
-        names = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16",
-                 TensorProto.DOUBLE: "float64", TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}  # fmt: skip
-        sizes: dict[str, int] = {}
+        sizes: Counter[str] = Counter()
         for tensor in self.graph.initializers.values():
-            if tensor.data_type in names:
-                count = 1
-                for d in tensor.dims:
-                    count *= d
-                sizes[names[tensor.data_type]] = sizes.get(names[tensor.data_type], 0) + count
-        main = max(sizes, key=lambda k: sizes[k], default="unknown")
+            if tensor.data_type in _NUMBERS:
+                sizes[_NUMBERS[tensor.data_type]] += math.prod(tensor.dims)
+        main = sizes.most_common(1)[0][0] if sizes else "unknown"
         if {"QuantizeLinear", "DequantizeLinear"} & kinds:
             return f"{main} (QDQ)"
-        return f"{main} (QOperator)" if any(k.startswith(("QLinear", "QGemm")) or k.endswith("Integer") for k in kinds) else main
+        return (
+            f"{main} (QOperator)"
+            if any(k.startswith(("QLinear", "QGemm")) or k.endswith("Integer") for k in kinds)
+            else main
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -140,9 +150,7 @@ def check(source: ModelSource, *, size: Size | None = None, input_layout: str | 
     return CheckReport(file, graph, image, bound, head, layers, problem)
 
 
-def possible_methods(
-    graph: Graph, head: Head, layer: Layer, blocked: dict[str, frozenset[str]]
-) -> tuple[str, ...]:
+def possible_methods(graph: Graph, head: Head, layer: Layer, blocked: dict[str, frozenset[str]]) -> tuple[str, ...]:
     """The methods that layer and head allow: gradients need a path without blockers, `cam` a linear head."""
 
     def possible(row: Method) -> bool:

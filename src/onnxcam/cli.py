@@ -182,7 +182,9 @@ def _drawing(arguments: argparse.Namespace, target: Path) -> dict[str, Any]:
     colormap(arguments.colormap)
     if not 0 <= arguments.opacity <= 1:
         raise UsageError(f"opacity {arguments.opacity} is outside [0, 1]", "0 is the picture alone, 1 the map alone")
-    return {"colormap": arguments.colormap, "opacity": arguments.opacity} if target.suffix not in (".npy", ".json") else {}
+    return (
+        {"colormap": arguments.colormap, "opacity": arguments.opacity} if target.suffix not in (".npy", ".json") else {}
+    )
 
 
 def _check_writable(target: Path) -> None:

@@ -20,9 +20,7 @@ PICTURES = FOLDER / "pictures"
 def demo_boxes() -> dict[str, list[tuple[str, tuple[int, int, int, int]]]]:
     """Labels and boxes (x0, y0, x1, y1) of the objects in each bundled picture."""
     recorded = json.loads((PICTURES / "boxes.json").read_text("utf-8"))
-    return {
-        name: [(o["label"], tuple(o["box_xyxy"])) for o in entry["objects"]] for name, entry in recorded.items()
-    }
+    return {name: [(o["label"], tuple(o["box_xyxy"])) for o in entry["objects"]] for name, entry in recorded.items()}
 
 
 def explain_demo(output: Path, colormap: str = "jet", opacity: float = 0.5) -> tuple[Explainer, list[Explanation]]:

@@ -129,11 +129,11 @@ class Explainer:
         return explanation
 
     def explain_tensor(
-        self, x: npt.ArrayLike, target: TargetLike | Sequence[TargetLike] | npt.NDArray[np.integer] = None
+        self, x: Any, target: TargetLike | Sequence[TargetLike] | npt.NDArray[np.integer] = None
     ) -> list[Explanation]:
         """Explain model-ready samples: N in, N explanations out, `values` (H, W) of the input's height and width.
 
-        x: (N, C, H, W) or (N, H, W, C) as the model takes it, of its type. target: one class for all, or N of them.
+        x: array, or anything that speaks DLPack, (N, C, H, W) or (N, H, W, C) as the model takes it, of its type. target: one class for all, or N of them.
 
         Raises: UsageError where shape, type or number of targets do not fit the model.
         """
@@ -146,12 +146,16 @@ class Explainer:
                 f"`{image.name}` takes {image.dtype} (N, {', '.join(map(str, expected))}), not {array.dtype} {array.shape}",
                 "pass the tensor that the model itself would be fed",
             )
-        many = isinstance(target, Sequence | np.ndarray) and not isinstance(target, str)
-        asked = list(target) if many else [target] * len(array)  # type: ignore[arg-type]
+        if isinstance(target, str | int | np.integer) or target is None:
+            asked: list[TargetLike] = [target] * len(array)
+        else:
+            asked = list(target)
         if len(asked) != len(array):
             raise UsageError(f"{len(asked)} targets for {len(array)} samples", "give one target, or one per sample")
         indices = [class_number(t, self.labels, self.classes) for t in asked]
-        return self._explain(np.ascontiguousarray(array), indices, [View.identity(size)] * len(array), [None] * len(array))
+        return self._explain(
+            np.ascontiguousarray(array), indices, [View.identity(size)] * len(array), [None] * len(array)
+        )
 
     def _explain(
         self,
@@ -164,7 +168,9 @@ class Explainer:
         if len(tensor) == 0:
             return []
         runs = [self._run(*chunk) for chunk in self._chunks(tensor, np.asarray(indices, np.int64))]
-        results = {name: np.concatenate([r[name] for r in runs]) if len(runs) > 1 else runs[0][name] for name in runs[0]}
+        results = {
+            name: np.concatenate([r[name] for r in runs]) if len(runs) > 1 else runs[0][name] for name in runs[0]
+        }
         raw = raw_maps(results[e.activations], results[e.alpha], self._threads)
         values = saliency_maps(raw, views, self._normalize, self._threads)
         probabilities = results[e.probabilities] if e.probabilities else None
@@ -247,9 +253,7 @@ class Explainer:
         return f"<Explainer {self._file.name}: {self.method} at {self.layer!r}, {self.classes} classes>"
 
 
-def explain(
-    model: ModelSource, picture: PictureLike, target: TargetLike = None, **options: Any
-) -> Explanation:
+def explain(model: ModelSource, picture: PictureLike, target: TargetLike = None, **options: Any) -> Explanation:
     """Explain one picture with one model; options as for Explainer. For more pictures, keep an Explainer."""
     return Explainer(model, **options)(picture, target)
 
@@ -272,7 +276,12 @@ def _preprocess(
 ) -> tuple[Preprocess, str]:
     """The preprocessing and, in words, where it comes from."""
     channels = {1: "gray", 3: "rgb"}.get(image.channels, "rgb")
-    fixed = {"size": size, "layout": image.layout, "dtype": image.dtype, "quantization": image.quantization}
+    fixed: dict[str, Any] = {
+        "size": size,
+        "layout": image.layout,
+        "dtype": image.dtype,
+        "quantization": image.quantization,
+    }
     if isinstance(given, Preprocess):
         base, source = given, "as given"
     elif METADATA_KEY in properties:
@@ -281,7 +290,9 @@ def _preprocess(
         base, source = _defaults(image, size, channels)
     if isinstance(given, Mapping) and given:
         changed = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k not in fixed}
-        base = Preprocess.from_json({**base.to_json(), **{k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}})
+        base = Preprocess.from_json(
+            {**base.to_json(), **{k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}}
+        )
         source = f"{', '.join(changed)} as given, the rest {source}" if changed else source
     settings = replace(base, **fixed)
     needed = {"gray": 1}.get(settings.channels, 3)
@@ -326,7 +337,9 @@ def _labels(
         try:
             names = tuple(line.strip() for line in Path(given).read_text("utf-8").rstrip("\n").split("\n"))
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"labels {where} cannot be read: {error}", "give a text file with one label per line") from error
+            raise UsageError(
+                f"labels {where} cannot be read: {error}", "give a text file with one label per line"
+            ) from error
     else:
         names, where = tuple(str(n) for n in given), "the labels given"
     if len(names) != classes:

@@ -126,7 +126,6 @@ def explained_model(
             dtype = TensorProto.INT64 if role == "index" else TensorProto.FLOAT
             op.nodes.append(helper.make_node("Identity", [value], [names[role]], name=f"{op.prefix}/{role}"))
             outputs.append(tensor_info(names[role], dtype, _shape(role, chosen, head)))
-    roles = {role: names[role] for role, value in wanted.items() if value is not None}
     return ExplainedModel(
         model=op.model(outputs),
         graph=graph,
@@ -135,7 +134,12 @@ def explained_model(
         layer=chosen,
         method=row,
         class_index=names["class_index"],
-        **{"probabilities": None, **roles},
+        activations=names["activations"],
+        alpha=names["alpha"],
+        score=names["score"],
+        index=names["index"],
+        logits=names["logits"],
+        probabilities=names["probabilities"] if wanted["probabilities"] else None,
     )
 
 
@@ -184,5 +188,3 @@ def rewrite(
     file = read(model)
     graph, image, _ = open_graph(file, size=size, input_layout=input_layout)
     return explained_model(graph, image, method=method, layer=layer, score=score, output=output).model
-
-

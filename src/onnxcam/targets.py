@@ -102,7 +102,11 @@ def class_number(target: str | int | np.integer | None, labels: tuple[str, ...] 
     close = dict.fromkeys(known[c] for c in get_close_matches(text, known, 5, 0.5))
     near = [label for label in labels if text.casefold() in label.casefold()]
     shown = list(dict.fromkeys([*near, *close]))[:3]
-    hint = f"did you mean {' or '.join(f'`{s}`' for s in shown)}?" if shown else f"{len(labels)} labels, such as `{labels[0]}`"
+    hint = (
+        f"did you mean {' or '.join(f'`{s}`' for s in shown)}?"
+        if shown
+        else f"{len(labels)} labels, such as `{labels[0]}`"
+    )
     raise UsageError(f"no class is called `{text}`", hint)
 
 

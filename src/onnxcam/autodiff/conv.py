@@ -82,7 +82,8 @@ def conv(op: Builder, node: Primal, dy: str) -> Cotangents:
     w = window(node, node.static(1, range(2, node.rank(1))), spatial(node), output_spatial(node))
     dx = dw = db = None
     if node.live(0):
-        dx = _flipped(op, node, dy, w) or op.ConvTranspose(dy, node.input(1), group=node.attrs["group"], **w.transposed())
+        dx = _flipped(op, node, dy, w)
+        dx = dx or op.ConvTranspose(dy, node.input(1), group=node.attrs["group"], **w.transposed())
     if node.live(1):
         dw = weight_cotangent(op, node, node.input(0), dy, w)
     if node.live(2):

@@ -159,7 +159,7 @@ def thresholded_relu(op: Builder, node: Primal, x: str, y: str) -> str:
 
 @vjp("Clip", broadcast=(1, 2))
 def clip(op: Builder, node: Primal, dy: str) -> Cotangents:
-    """dx = dy strictly between the bounds, 0 at them, as PyTorch's ReLU6 (its `clamp` takes dy); a bound takes the rest.
+    """dx = dy strictly between the bounds; at them the bound takes it, as PyTorch's ReLU6 (its `clamp` gives it to x).
 
     Read from the output, so that a fused convolution stays fused.
     """

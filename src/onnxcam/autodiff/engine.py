@@ -272,7 +272,9 @@ def _check_arity(node: Node, rule: Rule, dxs: Cotangents) -> None:
 def has_body(node: Node) -> bool:
     """Whether the operator's schema defines it by other operators, so that these can be differentiated instead."""
     schema = node.schema
-    return schema is not None and (schema.has_function or schema.has_context_dependent_function)
+    return schema is not None and bool(
+        getattr(schema, "has_function", False) or getattr(schema, "has_context_dependent_function", False)
+    )
 
 
 def _expanded(op: Builder, node: Primal, *dys: str | None) -> Cotangents:
@@ -335,7 +337,9 @@ def body_graph(op: Builder, node: Primal) -> tuple[Graph, tuple[str, ...], tuple
     model = helper.make_model(
         shell, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=graph.model.ir_version
     )
-    model = onnx.inliner.inline_selected_functions(model, [(source.domain, source.op_type)], inline_schema_functions=True)
+    model = onnx.inliner.inline_selected_functions(
+        model, [(source.domain, source.op_type)], inline_schema_functions=True
+    )
     _rename(model, op.fresh("body"), keep={*typed, *outputs})
     return Graph(model), inputs, outputs
 
@@ -354,7 +358,7 @@ def _rename(model: onnx.ModelProto, prefix: str, keep: set[str]) -> None:
         tensor = Node(node, 18).attrs
         array = next(iter(tensor.values()))
         array = onnx.numpy_helper.to_array(array) if isinstance(array, TensorProto) else np.asarray(array)
-        if array.dtype == np.float64 and "value_float" in tensor or "value_floats" in tensor:
+        if (array.dtype == np.float64 and "value_float" in tensor) or "value_floats" in tensor:
             array = array.astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
         model.graph.node.remove(node)

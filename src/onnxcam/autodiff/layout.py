@@ -49,16 +49,20 @@ def split(op: Builder, node: Primal, *dys: str | None) -> Cotangents:
     """dx = the cotangents joined along the axis, zeros for parts that nothing reads."""
     names = node.outputs
     if "" in names:
-        names = op.Split(*node.inputs, axis=node.attrs["axis"], num_outputs=node.attrs.get("num_outputs"), outputs=len(dys))
+        count = node.attrs.get("num_outputs")
+        names = op.Split(*node.inputs, axis=node.attrs["axis"], num_outputs=count, outputs=len(dys))
     parts = [dy or op.zeros_like(y) for dy, y in zip(dys, names, strict=True)]
     return (parts[0] if len(parts) == 1 else op.Concat(*parts, axis=node.attrs["axis"]),)
 
 
-@vjp("Pad", wrt=(0,))
+@vjp("Pad", wrt=(0, 2))
 def pad(op: Builder, node: Primal, dy: str) -> Cotangents:
-    """dx cuts the padding off again; reflect, edge and wrap add it to the elements it was copied from."""
+    """dx cuts the padding off again, dvalue sums it; reflect, edge and wrap add it to what it was copied from."""
     if node.attrs["mode"] == "constant":
-        return (op.Pad(dy, op.Neg(node.inputs[1]), None, node.inputs[3] if node.has(3) else None),)
+        pads = node.constant(1)
+        dx = op.Pad(dy, op.Neg(node.inputs[1]) if pads is None else -pads, None, node.input(3))
+        rest = op.Sub(op.ReduceSum(dy, keepdims=0), op.ReduceSum(dx, keepdims=0)) if node.live(2) else None
+        return (dx, None, rest and node.reshaped(rest, 2))[: len(node.inputs)]
     pads, axes = node.constant(1), node.constant(3)
     if pads is None or (node.has(3) and axes is None):
         raise node.unsupported("its pads are not constant", "export the model with fixed sizes")
@@ -126,9 +130,9 @@ def gather(op: Builder, node: Primal, dy: str) -> Cotangents:
     axis = node.attrs["axis"] % rank
     index, size = node.constant(1), (node.shape(0) or ())[axis]
     if index is not None and index.ndim == 0 and isinstance(size, int):
-        before = int(index) % size
-        pads = [before if i == axis else 0 for i in range(rank)], [size - 1 - before if i == axis else 0 for i in range(rank)]
-        return (op.Pad(op.Unsqueeze(dy, [axis]), [*pads[0], *pads[1]]),)
+        pads = np.zeros((2, rank), np.int64)
+        pads[:, axis] = int(index) % size, size - 1 - int(index) % size
+        return (op.Pad(op.Unsqueeze(dy, [axis]), pads.ravel()),)
     shape = node.shape(1)
     if shape is None:
         raise node.unsupported("the rank of its indices is unknown")

@@ -72,9 +72,11 @@ def instance_normalization(op: Builder, node: Primal, dy: str) -> Cotangents:
     return (normalized_cotangent(op, node.inputs[0], g, axes, epsilon), dscale, db)
 
 
-@vjp("LayerNormalization")
-def layer_normalization(op: Builder, node: Primal, dy: str) -> Cotangents:
+@vjp("LayerNormalization", outputs=None)
+def layer_normalization(op: Builder, node: Primal, dy: str | None, *statistics: str | None) -> Cotangents:
     """The normalisation's vjp over the axes from `axis` on with g = dy * scale; dscale = sum(dy * n), dB = sum(dy)."""
+    if dy is None or any(statistics):
+        raise node.unsupported("its mean or deviation is read", "export the model without training outputs")
     rank = node.rank(0)
     axes = [*range(node.attrs["axis"] % rank, rank)]
     epsilon = float(node.attrs["epsilon"])

@@ -144,9 +144,7 @@ class Graph:
         domains = {o.domain: o.version for o in model.opset_import}
         self.nodes = tuple(Node(n, self.opset if n.domain in ("", "ai.onnx") else domains.get(n.domain, 1))
                            for n in model.graph.node)  # fmt: skip
-        self.initializers: dict[str, TensorProto] = {
-            t.name: weights.get(t.name, t) for t in model.graph.initializer
-        }
+        self.initializers: dict[str, TensorProto] = {t.name: weights.get(t.name, t) for t in model.graph.initializer}
         self.inputs: tuple[str, ...] = tuple(i.name for i in model.graph.input if i.name not in self.initializers)
         self.outputs: tuple[str, ...] = tuple(o.name for o in model.graph.output)
         self._producers = {o: n for n in self.nodes for o in n.outputs if o}
@@ -307,7 +305,9 @@ def _constants_folded(model: ModelProto) -> ModelProto:
     small = {t.name: t for t in model.graph.initializer if is_small(t)}
     known, folded = set(small), []
     for node in model.graph.node:
-        plain = node.domain in ("", "ai.onnx") and not any(_subgraphs_of(node)) and not node.op_type.startswith("Random")
+        plain = (
+            node.domain in ("", "ai.onnx") and not any(_subgraphs_of(node)) and not node.op_type.startswith("Random")
+        )
         if plain and all(i in known for i in node.input if i):
             folded.append(node)
             known.update(node.output)

@@ -10,8 +10,7 @@ from onnxcam.graph.index import Graph, Node
 
 # Outputs of these hold the same numbers as their input, moved or cast: not layers of their own.
 _MOVES = frozenset(
-    """Cast DequantizeLinear Dropout Expand Flatten Identity Pad QuantizeLinear Reshape Slice Split Squeeze
-    Transpose Unsqueeze""".split()
+    ["Cast", "DequantizeLinear", "Dropout", "Expand", "Flatten", "Identity", "Pad", "QuantizeLinear", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"]
 )
 
 

@@ -109,7 +109,7 @@ def _parse(data: bytes, name: str, suffix: str) -> ModelProto:
         if data[offset : offset + len(magic)] == magic:
             raise ModelError(f"{name} is not an ONNX model: it is {what}", way_out)
     try:
-        model = ModelProto.FromString(data)
+        model: ModelProto = ModelProto.FromString(data)
     except DecodeError as error:
         what, way_out = _SUFFIX.get(suffix, ("truncated, or not an ONNX model", "export or download it again"))
         raise ModelError(f"{name} cannot be read: it is {what}", way_out) from error

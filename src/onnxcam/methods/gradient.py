@@ -52,7 +52,9 @@ def linear_weights(graph: Graph, head: Head, layer: Layer) -> tuple[str, bool]:
             raise _not_cam(layer.name, f"{node.kind} node `{node.name}` stands in between")
         value = node.outputs[0]
     if not found:
-        raise _not_cam(layer.name, "there is no linear layer after the pooling" if pooled else "nothing pools the layer")
+        raise _not_cam(
+            layer.name, "there is no linear layer after the pooling" if pooled else "nothing pools the layer"
+        )
     return found, transposed
 
 
