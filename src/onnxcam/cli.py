@@ -81,8 +81,14 @@ def _parser() -> argparse.ArgumentParser:
 def _method_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is explained")
     group.add_argument("--method", default="gradcam", metavar="NAME", help="`onnxcam methods` lists them")
-    group.add_argument("--layer", metavar="NAME", help="value or node (default: the last spatial map)")
-    group.add_argument("--score", default="logit", choices=("logit", "probability"))
+    group.add_argument(
+        "--layer", metavar="NAME", action="append", help="value or node; give several to fuse (default: the last map)"
+    )
+    group.add_argument("--fuse", default="mean", choices=("mean", "product", "max"), help="of several layers")
+    group.add_argument("--eigen-smooth", action="store_true", help="first principal component in place of the sum")
+    group.add_argument(
+        "--score", default="logit", choices=("logit", "probability", "log-probability", "rest", "finer")
+    )
     group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
     group.add_argument("--normalize", default="minmax", choices=("minmax", "max", "none"))
 
@@ -147,6 +153,8 @@ def _explainer(arguments: argparse.Namespace) -> Explainer:
         score=arguments.score,
         output=arguments.class_output,
         normalize=arguments.normalize,
+        fuse=arguments.fuse,
+        eigen_smooth=arguments.eigen_smooth,
         preprocess={f: v for f in fields if (v := getattr(arguments, f)) is not None},
         labels=arguments.labels,
         size=arguments.size,

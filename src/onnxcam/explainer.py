@@ -19,9 +19,10 @@ from onnxcam.explanation import ClassScore, Explanation
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
+from onnxcam.methods.projection import combined
 from onnxcam.rewrite import Size, explained_model, open_graph
 from onnxcam.runtime import Session
-from onnxcam.saliency import check_normalization, raw_maps, saliency_maps
+from onnxcam.saliency import check_options, saliency_maps
 from onnxcam.targets import class_number
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,10 @@ class Explainer:
     """Explains one model. Immutable after construction and safe to call from many threads.
 
     model: path, bytes or ModelProto. method: a name that `onnxcam methods` lists. layer: a value or node name, default
-    the last spatial map. score: `logit` or `probability`. output: which output holds the class scores. normalize:
-    `minmax`, `max` or `none`. preprocess: a Preprocess, or a mapping of the fields that differ from the model's
+    the last spatial map; several are fused by `fuse`: `mean`, `product` or `max`. score: `logit`, `probability`,
+    `log-probability`, `rest` or `finer`. output: which output holds the class scores. normalize: `minmax`, `max` or
+    `none`. eigen_smooth: the first principal component of alpha A in place of its sum; sign: `fixed`, or `raw` as the
+    solver gives it. preprocess: a Preprocess, or a mapping of the fields that differ from the model's
     metadata or ImageNet's defaults. labels: class names, or the path of a file with one per line. size: (H, W) where
     the model leaves it open. providers, provider_options, session_options, custom_ops_library, threads: as ONNX
     Runtime takes them; a provider that is not there is an error, never a silent fallback.
@@ -53,10 +56,13 @@ class Explainer:
         model: ModelSource,
         *,
         method: str = "gradcam",
-        layer: str | None = None,
+        layer: str | Sequence[str] | None = None,
         score: str = "logit",
         output: str | None = None,
         normalize: str = "minmax",
+        fuse: str = "mean",
+        eigen_smooth: bool = False,
+        sign: str = "fixed",
         preprocess: Preprocess | Mapping[str, Any] | None = None,
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         size: Size | None = None,
@@ -67,7 +73,7 @@ class Explainer:
         custom_ops_library: str | os.PathLike[str] | None = None,
         threads: int | None = None,
     ) -> None:
-        check_normalization(normalize)
+        check_options(normalize, fuse)
         file = read(model)
         properties = {p.key: p.value for p in file.model.metadata_props}
         wanted = _asked_size(preprocess, size, properties)
@@ -77,13 +83,16 @@ class Explainer:
         self.preprocess, source = _preprocess(preprocess, image, bound, properties)
         self.labels = _labels(labels, properties, explained.head.classes)
         if layer is None:
-            notes.append(f"layer `{explained.layer.name}` chosen: the last spatial map")
+            notes.append(f"layer `{explained.layers[0].layer.name}` chosen: the last spatial map")
         if explained.head.activation and score == "logit":
             notes.append(f"the final {explained.head.activation} is stepped over: the class logit is explained")
         notes.append(f"preprocessing: {source}")
         self._explained = explained
         self._score = score
         self._normalize = normalize
+        self._fuse = fuse
+        self._combine = "eigen" if eigen_smooth else explained.method.combine
+        self._sign = sign
         self._threads = threads or 0
         self._file = replace(file, model=type(file.model)())
         self.notes: tuple[str, ...] = tuple(notes)
@@ -103,8 +112,13 @@ class Explainer:
 
     @property
     def layer(self) -> str:
-        """The target layer's value name."""
-        return self._explained.layer.name
+        """The target layer's value name; several are joined by ` + `."""
+        return " + ".join(self.layers)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The target layers' value names."""
+        return tuple(outputs.layer.name for outputs in self._explained.layers)
 
     @property
     def method(self) -> str:
@@ -171,14 +185,17 @@ class Explainer:
         results = {
             name: np.concatenate([r[name] for r in runs]) if len(runs) > 1 else runs[0][name] for name in runs[0]
         }
-        raw = raw_maps(results[e.activations], results[e.alpha], self._threads)
-        values = saliency_maps(raw, views, self._normalize, self._threads)
+        raws = [
+            combined(results[o.activations], results[o.alpha], self._combine, self._threads, self._sign)
+            for o in e.layers
+        ]
+        values = saliency_maps(raws, views, self._normalize, self._fuse, self._threads)
         probabilities = results[e.probabilities] if e.probabilities else None
         ranked = probabilities if probabilities is not None else results[e.logits]
         return [
             Explanation(
                 values=values[i],
-                raw=raw[i],
+                raws=tuple(raw[i] for raw in raws),
                 class_index=(index := int(results[e.index][i])),
                 label=self._label(index),
                 score=float(results[e.score][i]),
@@ -229,9 +246,12 @@ class Explainer:
             "model": {"name": self._file.name, "sha256": self._file.sha256},
             "method": self.method,
             "layer": self.layer,
-            "grid": list(e.layer.grid),
+            "grids": [list(o.layer.grid) for o in e.layers],
             "score": self._score,
             "normalize": self._normalize,
+            "fuse": self._fuse,
+            "combine": self._combine,
+            "sign": self._sign,
             "output": e.head.output,
             "logits": e.head.logits,
             "preprocess": self.preprocess.to_json(),

@@ -36,7 +36,8 @@ class Explanation:
     """Which part of one picture moved the score of one class.
 
     values: (H, W) float32 saliency map in the original picture's coordinates, [0, 1] unless normalised otherwise.
-    raw: (h, w) float32 signed weighted sum of the layer's activations, un-normalised, in units of the score.
+    raws: per layer, (h, w) float32 signed weighted sum of the activations, un-normalised, in units of the score;
+    `raw` is the first.
     score: the explained scalar (logit, or probability where that was asked for).
     probability: the class's probability where the model ends in Softmax or Sigmoid, else None.
     top: the highest classes, best first. region: x0, y0, x1, y1, the part of the picture that the model saw.
@@ -44,7 +45,7 @@ class Explanation:
     """
 
     values: npt.NDArray[np.float32]
-    raw: npt.NDArray[np.float32]
+    raws: tuple[npt.NDArray[np.float32], ...]
     class_index: int
     label: str | None
     score: float
@@ -58,14 +59,19 @@ class Explanation:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def raw(self) -> npt.NDArray[np.float32]:
+        """(h, w) float32 signed map of the first layer, un-normalised, in units of the score."""
+        return self.raws[0]
+
+    @property
     def is_empty(self) -> bool:
-        """No cell speaks for the class: the raw map has no positive value, so `values` are 0 everywhere."""
-        return bool(self.raw.max() <= 0)
+        """No cell speaks for the class: no raw map has a positive value, so `values` are 0 everywhere."""
+        return all(bool(raw.max() <= 0) for raw in self.raws)
 
     @property
     def has_nan(self) -> bool:
         """The activations, the weights or their sum are not numbers; `values` are NaN."""
-        return bool(np.isnan(self.raw).any())
+        return any(bool(np.isnan(raw).any()) for raw in self.raws)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -104,7 +110,7 @@ class Explanation:
             "layer": self.layer,
             "method": self.method,
             "normalize": self.normalize,
-            "grid": list(self.raw.shape),
+            "grids": [list(raw.shape) for raw in self.raws],
             "size": list(self.values.shape),
             "region": list(self.region),
             "peak": list(self.peak),

@@ -1,6 +1,6 @@
 """The explained model: the user's graph with the target, the gradient and alpha appended as ordinary nodes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,24 +23,32 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class LayerOutputs:
+    """The outputs for one target layer: `activations` (N, K, h, w) and `alpha`, broadcastable to it, float32."""
+
+    layer: Layer
+    activations: str
+    alpha: str
+
+
+@dataclass(frozen=True)
 class ExplainedModel:
     """A rewritten model and the names in it.
 
     `model` has the original inputs and outputs, one more input and these outputs, called `onnxcam_...`:
-    `activations` (N, K, h, w) float32, `alpha` (N, K, 1, 1) or (N, K, h, w) float32, `score` (N,) float32,
-    `index` (N,) int64 the class explained, `logits` (N, C) float32 and, where the model ends in an activation,
-    `probabilities` (N, C) float32. The input `class_index` (1,) or (N,) int64 chooses the class, -1 the predicted one.
+    `activations` (N, K, h, w) float32 and `alpha` (N, K, 1, 1) or (N, K, h, w) float32 (numbered from the second layer
+    on), `score` (N,) float32, `index` (N,) int64 the class explained, `logits` (N, C) float32 and, where the model
+    ends in an activation, `probabilities` (N, C) float32. The input `class_index` (1,) or (N,) int64 chooses the
+    class, -1 the predicted one.
     """
 
     model: ModelProto
     graph: Graph
     image: ImageInput
     head: Head
-    layer: Layer
     method: Method
+    layers: tuple[LayerOutputs, ...]
     class_index: str
-    activations: str
-    alpha: str
     score: str
     index: str
     logits: str
@@ -49,8 +57,9 @@ class ExplainedModel:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What one run asks for."""
-        names = (self.activations, self.alpha, self.score, self.index, self.logits, self.probabilities)
-        return tuple(n for n in names if n is not None)
+        maps = (name for outputs in self.layers for name in (outputs.activations, outputs.alpha))
+        scores = (self.score, self.index, self.logits, self.probabilities)
+        return (*maps, *(n for n in scores if n is not None))
 
 
 def open_graph(
@@ -93,86 +102,74 @@ def explained_model(
     image: ImageInput,
     *,
     method: str = "gradcam",
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     score: str = "logit",
     output: str | None = None,
 ) -> ExplainedModel:
     """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite`."""
     row = find_method(method)
     head = classifier_head(graph, output)
-    chosen = (
-        named_layer(graph, layer, image.name, head.logits) if layer else automatic_layer(graph, image.name, head.logits)
-    )
-    names = _free_names(graph)
-    targeted = Builder(graph)
-    target = class_target(targeted, head, score, names["class_index"])
-    kept = [v for v in (target.score, target.index, target.classes, target.probabilities) if v is not None]
-    extended = targeted.extended(kept, [target.class_index])
-    op = Builder(extended)
-    op.prefix = targeted.prefix + "/" + method.replace("+", "p")
-    context = MethodContext(op, extended, chosen, head, target)
-    alpha = row.alpha(context)
-    wanted = {
-        "activations": context.activations,
-        "alpha": alpha,
-        "score": target.score,
-        "index": target.index,
-        "logits": target.classes,
-        "probabilities": target.probabilities,
-    }
+    names = [layer] if isinstance(layer, str) else list(layer or ())
+    layers = [named_layer(graph, name, image.name, head.logits) for name in names]
+    layers = layers or [automatic_layer(graph, image.name, head.logits)]
+    taken = {o for n in graph.nodes for o in n.outputs} | {*graph.inputs} | graph.initializers.keys()
+    class_index = _free("class_index", taken)
+    op = Builder(graph)
+    target = class_target(op, head, score, class_index)
+    context = MethodContext(op, layers[0], head, target)
+    context.settle(*target.values, inputs=(target.class_index,))
+    maps: list[tuple[str, str]] = []
+    for chosen in layers:
+        context.layer = chosen
+        maps.append((context.activations, row.alpha(context)))
+        context.settle(*target.values, *(value for pair in maps for value in pair))
     outputs = []
-    for role, value in wanted.items():
-        if value is not None:
-            dtype = TensorProto.INT64 if role == "index" else TensorProto.FLOAT
-            op.nodes.append(helper.make_node("Identity", [value], [names[role]], name=f"{op.prefix}/{role}"))
-            outputs.append(tensor_info(names[role], dtype, _shape(role, chosen, head)))
+
+    def expose(role: str, value: str, dtype: int, shape: list[Dim]) -> str:
+        name = _free(f"onnxcam_{role}", taken)
+        taken.add(name)
+        context.op.nodes.append(helper.make_node("Identity", [value], [name], name=name))
+        outputs.append(tensor_info(name, dtype, shape))
+        return name
+
+    def expose_map(number: int, chosen: Layer, activations: str, alpha: str) -> LayerOutputs:
+        suffix = f"_{number}" if number else ""
+        shape: list[Dim] = ["N", chosen.channels, *chosen.grid]
+        return LayerOutputs(
+            chosen,
+            expose(f"activations{suffix}", activations, TensorProto.FLOAT, shape),
+            expose(f"alpha{suffix}", alpha, TensorProto.FLOAT, [None, chosen.channels, None, None]),
+        )
+
+    per_class: list[Dim] = ["N", head.classes]
+    probabilities = target.probabilities
     return ExplainedModel(
-        model=op.model(outputs),
+        layers=tuple(expose_map(i, chosen, *pair) for i, (chosen, pair) in enumerate(zip(layers, maps, strict=True))),
+        score=expose("score", target.score, TensorProto.FLOAT, ["N"]),
+        index=expose("index", target.index, TensorProto.INT64, ["N"]),
+        logits=expose("logits", target.classes, TensorProto.FLOAT, per_class),
+        probabilities=expose("probabilities", probabilities, TensorProto.FLOAT, per_class) if probabilities else None,
+        model=context.op.model(outputs),
         graph=graph,
         image=image,
         head=head,
-        layer=chosen,
         method=row,
-        class_index=names["class_index"],
-        activations=names["activations"],
-        alpha=names["alpha"],
-        score=names["score"],
-        index=names["index"],
-        logits=names["logits"],
-        probabilities=names["probabilities"] if wanted["probabilities"] else None,
+        class_index=class_index,
     )
 
 
-_ROLES = ("activations", "alpha", "score", "index", "logits", "probabilities")
-
-
-def _free_names(graph: Graph) -> Mapping[str, str]:
-    """`class_index` and `onnxcam_<role>`, prefixed once more for every name that the model has already."""
-    taken = {o for n in graph.nodes for o in n.outputs} | {*graph.inputs} | graph.initializers.keys()
-    names = {}
-    for role, name in {"class_index": "class_index", **{r: f"onnxcam_{r}" for r in _ROLES}}.items():
-        while name in taken:
-            name = f"onnxcam_{name}"
-        names[role] = name
-    return names
-
-
-def _shape(role: str, layer: Layer, head: Head) -> list[Dim]:
-    match role:
-        case "activations":
-            return ["N", layer.channels, *layer.grid]
-        case "alpha":
-            return ["N", layer.channels, None, None]
-        case "score" | "index":
-            return ["N"]
-    return ["N", head.classes]
+def _free(name: str, taken: Container[str]) -> str:
+    """`name`, prefixed as often as it takes for the model not to have it already."""
+    while name in taken:
+        name = f"onnxcam_{name}"
+    return name
 
 
 def rewrite(
     model: ModelSource,
     *,
     method: str = "gradcam",
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     score: str = "logit",
     output: str | None = None,
     size: Size | None = None,
@@ -180,8 +177,9 @@ def rewrite(
 ) -> ModelProto:
     """The rewritten ModelProto, for one's own runtime: the model's inputs and outputs, and those of ExplainedModel.
 
-    model: path, bytes or ModelProto. layer: a value or node name, default the last spatial map. score: `logit` or
-    `probability`. output: which output holds the class scores. size: (H, W), where the file leaves it open.
+    model: path, bytes or ModelProto. layer: a value or node name, or several; default the last spatial map. score: a
+    key of `onnxcam.targets.SCORES`. output: which output holds the class scores. size: (H, W), where the file leaves
+    it open. Methods that combine on the host (`eigencam`, ...) return the activations and alpha to be combined.
 
     Raises: the designed errors of `onnxcam.errors`; UnsupportedOperatorError names every operator without a rule.
     """

@@ -4,8 +4,7 @@ The order and the constants are pytorch-grad-cam's, so that the numbers are: ReL
 resolution, half-pixel bilinear resize, min-max once more.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,36 +18,62 @@ Floats = npt.NDArray[np.float32]
 NORMALIZATIONS = ("minmax", "max", "none")
 
 
-def check_normalization(normalize: str) -> None:
-    """Raises: UsageError for a normalisation that does not exist."""
+def check_options(normalize: str, fuse: str) -> None:
+    """Raises: UsageError for a normalisation or a fusion that does not exist."""
     if normalize not in NORMALIZATIONS:
         raise UsageError(f"unknown normalisation `{normalize}`", f"use one of {', '.join(NORMALIZATIONS)}")
+    if fuse not in FUSIONS:
+        raise UsageError(f"unknown fusion of layers `{fuse}`", f"use one of {', '.join(FUSIONS)}")
 
 
-def raw_maps(activations: npt.NDArray[Any], alpha: npt.NDArray[Any], threads: int = 0) -> Floats:
-    """sum_k alpha_k A_k (N, h, w), signed, in units of the score: A (N, K, h, w), alpha (N, K, 1, 1) or like A."""
-    return _core.weighted_sum(activations, alpha, relu=False, threads=threads)
+# Layers are averaged before they are scaled to [0, 1] again, as pytorch-grad-cam does; products and maxima compare
+# maps that are (RefineCAM, 2026; TorchCAM).
+FUSIONS: dict[str, Callable[[Floats], Floats]] = {
+    "mean": lambda maps: maps.mean(axis=0, dtype=np.float32),
+    "product": lambda maps: maps.prod(axis=0),
+    "max": lambda maps: maps.max(axis=0),
+}
 
 
-def saliency_maps(raw: Floats, views: Sequence[View], normalize: str = "minmax", threads: int = 0) -> list[Floats]:
-    """Raw maps (N, h, w) as saliency maps (H, W) in picture coordinates, one view per map; 0 outside the region seen.
+def saliency_maps(
+    raws: Sequence[Floats], views: Sequence[View], normalize: str = "minmax", fuse: str = "mean", threads: int = 0
+) -> list[Floats]:
+    """Raw maps (N, h, w) of each layer as N saliency maps (H, W) in picture coordinates; 0 outside the region seen.
 
-    normalize: `minmax` to [0, 1] as pytorch-grad-cam; `max` divides by the maximum, so that 0 stays the score's 0;
-    `none` keeps the units of the score, comparable between pictures. A map without positive values is 0 everywhere;
-    one with NaN is NaN everywhere, so that it is seen.
+    views: one per sample. normalize: `minmax` to [0, 1] as pytorch-grad-cam; `max` divides by the maximum, so that 0
+    stays the score's 0; `none` keeps the units of the score, comparable between pictures. fuse: how several layers
+    become one map, a key of FUSIONS. A map without positive values is 0 everywhere; one with NaN is NaN everywhere,
+    so that it is seen.
     """
-    positive = np.maximum(raw, np.float32(0))
+    positive = [np.maximum(raw, np.float32(0)) for raw in raws]
     if normalize == "minmax":
-        positive = _core.min_max(positive)
-    if len(set(views)) == 1 and len(views) > 1:
-        return list(_placed(positive, views[0], normalize, threads))
-    return [_placed(positive[i : i + 1], view, normalize, threads)[0] for i, view in enumerate(views)]
+        positive = [_core.min_max(maps) for maps in positive]
+    if len(views) > 1 and len(set(views)) == 1:
+        return list(_placed(positive, views[0], normalize, fuse, threads))
+    samples = ([maps[i : i + 1] for maps in positive] for i in range(len(views)))
+    return [_placed(sample, view, normalize, fuse, threads)[0] for sample, view in zip(samples, views, strict=True)]
 
 
-def _placed(maps: Floats, view: View, normalize: str, threads: int) -> Floats:
+def _placed(layers: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
+    seen = [_resized(maps, view, threads) for maps in layers]
+    if len(seen) > 1:
+        if fuse != "mean":
+            seen = [_normalized(maps, normalize) for maps in seen]
+        seen = [FUSIONS[fuse](np.stack(seen))]
+    values = _normalized(seen[0], normalize)
+    x0, y0, x1, y1 = view.region
+    if (y1 - y0, x1 - x0) == view.picture_size:
+        return values
+    whole = np.zeros((len(values), *view.picture_size), np.float32)
+    whole[:, y0:y1, x0:x1] = values
+    return whole
+
+
+def _resized(maps: Floats, view: View, threads: int) -> Floats:
+    """One resize, from the map's grid to the region of the picture that the model saw."""
     x0, y0, x1, y1 = view.region
     y_scale, y_offset, x_scale, x_offset = view.map_grid(*maps.shape[1:])
-    seen = _core.resize_bilinear(
+    return _core.resize_bilinear(
         maps,
         y1 - y0,
         x1 - x0,
@@ -58,13 +83,13 @@ def _placed(maps: Floats, view: View, normalize: str, threads: int) -> Floats:
         x_offset=x_offset + x0 * x_scale,
         threads=threads,
     )
+
+
+def _normalized(seen: Floats, normalize: str) -> Floats:
     if normalize == "minmax":
-        seen = _core.min_max(seen)
-    elif normalize == "max":
+        return _core.min_max(seen)
+    if normalize == "max":
         peak = seen.max(axis=(1, 2), keepdims=True)
-        seen = np.divide(seen, peak, out=np.where(np.isnan(seen), seen, 0), where=peak != 0)
-    if (y1 - y0, x1 - x0) == view.picture_size:
-        return seen
-    whole = np.zeros((len(maps), *view.picture_size), np.float32)
-    whole[:, y0:y1, x0:x1] = seen
-    return whole
+        zeros = np.where(np.isnan(seen), seen, np.float32(0))
+        return np.asarray(np.divide(seen, peak, out=zeros, where=peak != 0), np.float32)
+    return seen

@@ -1,6 +1,7 @@
 """What is explained: a scalar per sample, built in the graph, so that it differentiates and exports."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -10,8 +11,6 @@ from onnx import TensorProto, ValueInfoProto
 from onnxcam.errors import UsageError
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.head import Head
-
-SCORES = ("logit", "probability")
 
 
 @dataclass(frozen=True)
@@ -25,27 +24,93 @@ class Target:
     probabilities: str | None
     class_index: ValueInfoProto
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What has to be kept of the graph for the target."""
+        return tuple(v for v in (self.score, self.index, self.classes, self.probabilities) if v is not None)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a score is made of: `logits` and `probabilities` (N, C), `one_hot` (N, C) of the class, `index` (N,)."""
+
+    op: Builder
+    logits: str
+    probabilities: str
+    one_hot: str
+    index: str
+
+    def of_class(self, rows: str) -> str:
+        """The class's entry of (N, C) rows, (N,)."""
+        return str(self.op.ReduceSum(self.op.Mul(rows, self.one_hot), [1], keepdims=0))
+
+
+def _logit(s: Scores) -> str:
+    """z_c."""
+    return s.of_class(s.logits)
+
+
+def _probability(s: Scores) -> str:
+    """p_c."""
+    return s.of_class(s.probabilities)
+
+
+def _log_probability(s: Scores) -> str:
+    """log p_c."""
+    return str(s.op.Log(s.of_class(s.probabilities)))
+
+
+def _rest(s: Scores) -> str:
+    """z_c + log p_c, which keeps its gradient where the softmax saturates (pytorch-grad-cam, ReST)."""
+    return str(s.op.Add(_logit(s), _log_probability(s)))
+
+
+def _finer(s: Scores) -> str:
+    """sum_j p_j (z_c - z_j) / (sum_j p_j + 1e-9) over the 3 classes with logits nearest to z_c.
+
+    What tells the class from those it is mistaken for; p is differentiated too (Zhang et al., Finer-CAM, CVPR 2025,
+    as pytorch-grad-cam with alpha = 1).
+    """
+    op = s.op
+    own = op.Unsqueeze(_logit(s), [1])
+    gap = op.Abs(op.Sub(s.logits, own))
+    _, nearest = op.TopK(gap, [4], axis=1, largest=0, outputs=2)
+    others = op.Slice(nearest, [1], [4], [1])
+    p, z = (op.GatherElements(rows, others, axis=1) for rows in (s.probabilities, s.logits))
+    weighted = op.ReduceSum(op.Mul(p, op.Sub(own, z)), [1], keepdims=0)
+    return str(op.Div(weighted, op.Add(op.ReduceSum(p, [1], keepdims=0), 1e-9)))
+
+
+SCORES: dict[str, Callable[[Scores], str]] = {
+    "logit": _logit,
+    "probability": _probability,
+    "log-probability": _log_probability,
+    "rest": _rest,
+    "finer": _finer,
+}
+
 
 def class_target(op: Builder, head: Head, kind: str = "logit", input_name: str = "class_index") -> Target:
     """The score of one class per sample, chosen at run time by an int64 input of length 1 or N, -1 = predicted.
 
-    kind: `logit`, or `probability`: the model's own Softmax or Sigmoid where it ends in one; else a Softmax over the
-    logits (a Sigmoid for a single one) is appended.
+    kind: `logit`, `probability`, `log-probability`, `rest` or `finer` (see SCORES). Probabilities are those of the
+    model's own Softmax or Sigmoid where it ends in one; else a Softmax over the logits (a Sigmoid for a single one)
+    is appended.
 
-    Raises: UsageError for another kind.
+    Raises: UsageError for another kind, or where `finer` lacks the three other classes that it compares with.
     """
     if kind not in SCORES:
-        raise UsageError(f"unknown score `{kind}`", f"use {' or '.join(f'`{s}`' for s in SCORES)}")
+        raise UsageError(f"unknown score `{kind}`", f"use one of {', '.join(SCORES)}")
+    if kind == "finer" and head.classes < 4:
+        raise UsageError(f"score `finer` compares with 3 other classes; the model has {head.classes}", "use `logit`")
     with op.scope("target"):
         logits = _matrix(op, head.logits)
         probabilities = _probabilities(op, head)
-        chosen = logits
-        if kind == "probability":
-            chosen = probabilities or (op.Softmax(logits, axis=1) if head.classes > 1 else op.Sigmoid(logits))
+        normalized = probabilities or (op.Softmax(logits, axis=1) if head.classes > 1 else op.Sigmoid(logits))
         predicted = op.ArgMax(logits, axis=1, keepdims=0)
         index = op.Where(op.Less(input_name, 0), predicted, input_name)
-        one_hot = op.Equal(op.Unsqueeze(index, [1]), np.arange(head.classes, dtype=np.int64))
-        score = op.ReduceSum(op.Mul(chosen, op.Cast(one_hot, to=op.dtype)), [1], keepdims=0)
+        same = op.Equal(op.Unsqueeze(index, [1]), np.arange(head.classes, dtype=np.int64))
+        score = SCORES[kind](Scores(op, logits, normalized, op.Cast(same, to=op.dtype), index))
     # The length has a symbol of its own: (1,) and (N,) both feed.
     declared = tensor_info(input_name, TensorProto.INT64, ["classes_asked"])
     return Target(score, index, logits, probabilities, declared)

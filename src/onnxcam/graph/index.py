@@ -201,6 +201,7 @@ class Graph:
         if value in self.initializers:
             return numpy_helper.to_array(self.initializers[value], str(self.folder or ""))
         needed: list[Node] = []
+        sizes: list[TensorProto] = []
         pending, seen = [value], {value}
         while pending:
             name = pending.pop()
@@ -209,6 +210,10 @@ class Graph:
             node = self.producer(name)
             if node is None or node.domain or node.op_type.startswith("Random") or len(needed) > 64:
                 return None
+            dims = self._dims(node) if node.op_type == "Shape" else None
+            if dims is not None:
+                sizes.append(numpy_helper.from_array(np.asarray(dims, np.int64), name))
+                continue
             if node not in needed:
                 needed.append(node)
             fresh = [r for r in node.reads if r not in seen]
@@ -221,9 +226,16 @@ class Graph:
 
         order = {id(n): i for i, n in enumerate(self.nodes)}
         nodes = [n.proto for n in sorted(needed, key=lambda n: order[id(n)])]
-        graph = helper.make_graph(nodes, "constant", [], [ValueInfoProto(name=value)], used)
+        graph = helper.make_graph(nodes, "constant", [], [ValueInfoProto(name=value)], used + sizes)
         folded = ReferenceEvaluator(helper.make_model(graph, opset_imports=self.model.opset_import)).run(None, {})
         return np.asarray(folded[0])
+
+
+    def _dims(self, node: Node) -> list[int] | None:
+        """What a Shape node returns, where inference knows it."""
+        dims = (self.shape(node.inputs[0]) or (None,))[node.attrs.get("start", 0) : node.attrs.get("end")]
+        fixed = [d for d in dims if isinstance(d, int)]
+        return fixed if len(fixed) == len(dims) else None
 
 
 def is_small(tensor: TensorProto) -> bool:

@@ -1,5 +1,8 @@
 """Methods whose weights are computed in the graph from activations, gradients, or the head's own weights."""
 
+import numpy as np
+
+from onnxcam.autodiff import differentiate
 from onnxcam.errors import UnsupportedError
 from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph, Node
@@ -25,6 +28,151 @@ def gradcam(context: MethodContext) -> str:
 def hirescam(context: MethodContext) -> str:
     """alpha (N, K, h, w): the gradient itself, cell by cell."""
     return context.gradients
+
+
+@method(
+    "gradcamelementwise",
+    formula="alpha = G where G A > 0, else 0",
+    paper="pytorch-grad-cam, GradCAMElementWise",
+)
+def gradcam_elementwise(context: MethodContext) -> str:
+    """alpha (N, K, h, w): the gradient where it agrees in sign with A, so that each term of the sum is max(0, G A)."""
+    op, g = context.op, context.gradients
+    return str(op.Mul(g, op.Cast(op.Greater(op.Mul(g, context.activations), 0.0), to=op.dtype)))
+
+
+@method(
+    "gradcam++",
+    formula="alpha_k = sum_hw max(0, G_k) G_k^2 / (2 G_k^2 + G_k^3 sum_hw A_k + 1e-6)",
+    paper="Chattopadhay et al., Grad-CAM++, WACV 2018, eq. 19",
+)
+def gradcam_plus_plus(context: MethodContext) -> str:
+    """alpha (N, K, 1, 1), as pytorch-grad-cam: no factor exp(score), 1e-6 inside the denominator, 0 where G is 0."""
+    op, g = context.op, context.gradients
+    square = op.Mul(g, g)
+    total = op.ReduceSum(context.activations, [2, 3], keepdims=1)
+    weight = op.Div(square, op.Add(op.Add(op.Mul(square, 2.0), op.Mul(op.Mul(square, g), total)), 1e-6))
+    return str(op.ReduceSum(op.Mul(op.Relu(g), weight), [2, 3], keepdims=1))
+
+
+@method(
+    "xgradcam",
+    formula="alpha_k = sum_hw G_k A_k / (sum_hw A_k + 1e-7)",
+    paper="Fu et al., Axiom-based Grad-CAM, BMVC 2020, eq. 8",
+)
+def xgradcam(context: MethodContext) -> str:
+    """alpha (N, K, 1, 1): the gradient averaged with the activations as weights; the denominator keeps its sign."""
+    op, a = context.op, context.activations
+    along = op.ReduceSum(op.Mul(context.gradients, a), [2, 3], keepdims=1)
+    return str(op.Div(along, op.Add(op.ReduceSum(a, [2, 3], keepdims=1), 1e-7)))
+
+
+@method(
+    "layercam",
+    formula="alpha = max(0, G)",
+    paper="Jiang et al., LayerCAM, TIP 2021, eq. 6",
+)
+def layercam(context: MethodContext) -> str:
+    """alpha (N, K, h, w): the positive part of the gradient."""
+    return str(context.op.Relu(context.gradients))
+
+
+@method(
+    "shapleycam",
+    formula="alpha_k = mean_hw (G_k - (H A)_k / 2), H the Hessian of the score",
+    paper="Cai, CAMs as Shapley Value-based Explainers, 2025, eq. 17",
+)
+def shapleycam(context: MethodContext) -> str:
+    """alpha (N, K, 1, 1): Grad-CAM less half the Hessian-vector product; equal to it on piecewise linear heads."""
+    gradients, layer = context.gradients, context.layer.name
+    context.settle(gradients, *context.target.values)
+    op = context.op
+    product = differentiate(context.graph, op, gradients, [layer], cotangent=context.activations)[layer]
+    effect = gradients if product is None else op.Sub(gradients, op.Mul(product, 0.5))
+    return str(op.ReduceMean(effect, [2, 3], keepdims=1))
+
+
+@method(
+    "fem",
+    formula="alpha_k = mean_hw [A_k > mean(A_k) + 2 std(A_k)]",
+    paper="Fuad et al., Features Understanding in 3D CNNs / FEM, IPTA 2020, k = 2",
+    gradients=False,
+    class_discriminative=False,
+)
+def fem(context: MethodContext) -> str:
+    """alpha (N, K, 1, 1): the share of cells far above their channel's mean, population deviation."""
+    op, a = context.op, context.activations
+    centred = op.Sub(a, op.ReduceMean(a, [2, 3], keepdims=1))
+    deviation = op.Sqrt(op.ReduceMean(op.Mul(centred, centred), [2, 3], keepdims=1))
+    rare = op.Cast(op.Greater(centred, op.Mul(deviation, 2.0)), to=op.dtype)
+    return str(op.ReduceMean(rare, [2, 3], keepdims=1))
+
+
+@method(
+    "activationmap",
+    formula="alpha_k = 1 / K",
+    paper="the channel mean; openvino_xai, ActivationMap",
+    gradients=False,
+    class_discriminative=False,
+)
+def activationmap(context: MethodContext) -> str:
+    """alpha (1, K, 1, 1): every channel counts the same."""
+    k = context.layer.channels
+    if k is None:
+        raise UnsupportedError(f"the number of channels of `{context.layer.name}` is unknown", "bind it with `--size`")
+    return context.op.constant(np.full((1, k, 1, 1), 1.0 / k, np.float32))
+
+
+def _ones(context: MethodContext) -> str:
+    return context.op.constant(np.ones((1, context.layer.channels or 1, 1, 1), np.float32))
+
+
+@method(
+    "eigencam",
+    formula="first principal component of A",
+    paper="Muhammad and Yeasin, Eigen-CAM, IJCNN 2020, eq. 4",
+    gradients=False,
+    class_discriminative=False,
+    combine="eigen",
+)
+def eigencam(context: MethodContext) -> str:
+    """The projection of A onto its first principal component; see `onnxcam.methods.projection` for the sign."""
+    return _ones(context)
+
+
+@method(
+    "eigengradcam",
+    formula="first principal component of G A",
+    paper="pytorch-grad-cam, EigenGradCAM",
+    combine="eigen",
+)
+def eigengradcam(context: MethodContext) -> str:
+    """Eigen-CAM of the gradient times the activations."""
+    return context.gradients
+
+
+@method(
+    "segeigencam",
+    formula="first principal component of |G| A",
+    paper="pytorch-grad-cam, SegEigenCAM",
+    combine="eigen",
+)
+def segeigencam(context: MethodContext) -> str:
+    """Eigen-CAM of the gradient's magnitude times the activations."""
+    return str(context.op.Abs(context.gradients))
+
+
+@method(
+    "kpcacam",
+    formula="first kernel principal component of A, sigmoid kernel",
+    paper="Karmani et al., KPCA-CAM, 2024, eq. 3",
+    gradients=False,
+    class_discriminative=False,
+    combine="kpca",
+)
+def kpcacam(context: MethodContext) -> str:
+    """Kernel PCA of A with the kernel tanh(<x, y> / K + 1), as scikit-learn computes it."""
+    return _ones(context)
 
 
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast", "Transpose"})

@@ -1,12 +1,14 @@
 """The table of methods. A method is a function of the graph that returns the name of its alpha.
 
-The saliency map is max(0, sum_k alpha_k A_k): alpha (N, K, 1, 1) weighs channels, (N, K, h, w) weighs every cell.
+The saliency map is max(0, combine(alpha * A)): alpha (N, K, 1, 1) weighs channels, (N, K, h, w) weighs every cell;
+`combine` is the sum over k, or a projection that is computed on the host.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
+
+from onnx import ValueInfoProto
 
 from onnxcam.autodiff import differentiate
 from onnxcam.errors import UnsupportedError, UsageError
@@ -17,34 +19,51 @@ from onnxcam.graph.layers import Layer
 from onnxcam.targets import Target
 
 
-@dataclass(frozen=True)
 class MethodContext:
-    """What a method sees: the builder, the graph that holds the target's nodes, the layer, the head, the target."""
+    """What a method sees: the builder, the graph, the layer, the head and the target; A and G on demand.
 
-    op: Builder
-    graph: Graph
-    layer: Layer
-    head: Head
-    target: Target
+    `settle` makes what was emitted part of `graph`, so that it can be differentiated in turn.
+    """
 
-    @cached_property
+    def __init__(self, op: Builder, layer: Layer, head: Head, target: Target) -> None:
+        self.op = op
+        self.layer = layer
+        self.head = head
+        self.target = target
+        self._gradients: dict[str, str] = {}
+
+    @property
+    def graph(self) -> Graph:
+        return self.op.graph
+
+    def settle(self, *keep: str, inputs: tuple[ValueInfoProto, ...] = ()) -> None:
+        """Extend the graph by the emitted nodes that `keep` needs, and go on with a new builder on it."""
+        self.op = Builder(self.op.extended(keep, inputs))
+
+    @property
     def activations(self) -> str:
         """A (N, K, h, w), in the builder's float type."""
         return self.op.as_float(self.layer.name)
 
-    @cached_property
+    @property
     def gradients(self) -> str:
         """G = d(score) / dA (N, K, h, w).
 
         Raises: UnsupportedError where the score does not depend on the layer by a differentiable path.
         """
-        gradient = differentiate(self.graph, self.op, self.target.score, [self.layer.name])[self.layer.name]
-        if gradient is None:
-            raise UnsupportedError(
-                f"the score does not depend on layer `{self.layer.name}` by any differentiable path",
-                "`onnxcam layers MODEL` lists the layers that reach the score",
-            )
-        return gradient
+        name = self.layer.name
+        if name not in self._gradients:
+            gradient = differentiate(self.graph, self.op, self.target.score, [name])[name]
+            if gradient is None:
+                raise UnsupportedError(
+                    f"the score does not depend on layer `{name}` by any differentiable path",
+                    "`onnxcam layers MODEL` lists the layers that reach the score",
+                )
+            self._gradients[name] = gradient
+        return self._gradients[name]
+
+
+AlphaFunction = Callable[[MethodContext], str]
 
 
 @dataclass(frozen=True)
@@ -52,12 +71,13 @@ class Method:
     """One row of the table; `requires` raises UnsupportedError where the head does not have the form it needs."""
 
     name: str
-    alpha: Callable[[MethodContext], str]
+    alpha: AlphaFunction
     formula: str
     paper: str
     gradients: bool
     class_discriminative: bool
     requires: Callable[[Graph, Head, Layer], object] | None
+    combine: str
 
 
 METHODS: dict[str, Method] = {}
@@ -71,11 +91,15 @@ def method(
     gradients: bool = True,
     class_discriminative: bool = True,
     requires: Callable[[Graph, Head, Layer], object] | None = None,
-) -> Callable[[Callable[[MethodContext], str]], Callable[[MethodContext], str]]:
-    """Register a method: the decorated function emits nodes and returns the name of alpha."""
+    combine: str = "sum",
+) -> Callable[[AlphaFunction], AlphaFunction]:
+    """Register a method: the decorated function emits nodes and returns the name of alpha.
 
-    def register(alpha: Callable[[MethodContext], str]) -> Callable[[MethodContext], str]:
-        METHODS[name] = Method(name, alpha, formula, paper, gradients, class_discriminative, requires)
+    combine: `sum` over channels, `eigen` or `kpca` (see `onnxcam.methods.projection`).
+    """
+
+    def register(alpha: AlphaFunction) -> AlphaFunction:
+        METHODS[name] = Method(name, alpha, formula, paper, gradients, class_discriminative, requires, combine)
         return alpha
 
     return register
