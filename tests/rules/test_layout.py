@@ -140,6 +140,10 @@ CASES = [
     sliced("[N,W]", [1], [3], [1]),
     sliced("[N,W]", [-1], [-99], [1], [-1]),
     sliced("[N,W]", [0], [2**62], [1]),
+    sliced("[7]", [1], [5], dynamic=("s", "e"), output="double[P] y"),
+    sliced("[4,5]", [0, 1], [4, -1], [1, 0], [2, 3], dynamic=("s", "e"), output="double[P,Q] y"),
+    sliced("[4,5]", [-1], [0], [1], [-2], dynamic=("s", "e", "t"), output="double[4,Q] y"),
+    sliced("[4,5]", [1], [3], [1], dynamic=("e",), output="double[4,Q] y"),
     *(
         layout("Gather", x, f"Gather<axis={axis}>(x, i)", {"i": indices}, dynamic=dynamic)
         for dynamic in ((), ("i",))
@@ -178,8 +182,8 @@ def test_an_index_taken_twice_collects_twice() -> None:
 @pytest.mark.parametrize(
     ("inputs", "body", "why"),
     [
-        ("double[7] x, int64[1] s, int64[1] e", "y = Slice(x, s, e)", "not constant"),
-        ("double[7] x, int64[2] p", 'y = Pad<mode="edge">(x, p)', "not constant"),
+        ("double[7] x, int64[1] s, int64[1] a", "y = Slice(x, s, s, a)", "axes are not constant"),
+        ("double[7] x, int64[2] p", 'y = Pad<mode="edge">(x, p)', "pads are not constant"),
     ],
 )
 def test_operands_that_must_be_constant_are_refused_when_they_are_not(inputs: str, body: str, why: str) -> None:

@@ -29,8 +29,8 @@ class Primal:
 
     def __init__(self, op: Builder, graph: Graph, node: Node, live: frozenset[str]) -> None:
         self._op = op
-        self._graph = graph
-        self._live = live
+        self.graph = graph
+        self.live_values = live
         self.node = node
         self.op_type = node.op_type
         self.attrs = node.attrs
@@ -53,22 +53,26 @@ class Primal:
 
     def live(self, position: int) -> bool:
         """Whether the input's cotangent is asked for."""
-        return self.has(position) and self.node.inputs[position] in self._live
+        return self.has(position) and self.node.inputs[position] in self.live_values
 
     def constant(self, position: int) -> npt.NDArray[Any] | None:
         """The array at an input when it does not depend on the model's inputs."""
-        return self._graph.constant(self.node.inputs[position]) if self.has(position) else None
+        return self.graph.constant(self.node.inputs[position]) if self.has(position) else None
 
     def shape(self, position: int) -> Shape | None:
         """Shape of an input."""
-        return self._graph.shape(self.node.inputs[position])
+        return self.graph.shape(self.node.inputs[position])
 
     def output_shape(self, position: int = 0) -> Shape | None:
-        return self._graph.shape(self.node.outputs[position])
+        return self.graph.shape(self.node.outputs[position])
 
     def dtype(self, position: int) -> int:
         """`TensorProto.DataType` of an input, before any cast."""
-        return self._graph.dtype(self.node.inputs[position])
+        return self.graph.dtype(self.node.inputs[position])
+
+    def output_dtype(self, position: int = 0) -> int:
+        """`TensorProto.DataType` of an output, before any cast."""
+        return self.graph.dtype(self.node.outputs[position])
 
     def rank(self, position: int = 0) -> int:
         """Rank of an input; raises where shape inference does not know it."""
@@ -169,7 +173,7 @@ def differentiate(
     def total(value: str) -> str | None:
         parts = cotangents.get(value, [])
         if len(parts) > 1:
-            cotangents[value] = parts = [parts[0] if len(parts) == 1 else op.Sum(*parts)]
+            cotangents[value] = parts = [op.Sum(*parts)]
         return parts[0] if parts else None
 
     for node, rule in zip(reversed(path), reversed(rules), strict=True):
@@ -198,26 +202,28 @@ def live_path(graph: Graph, y: str, wrt: Sequence[str]) -> tuple[frozenset[str],
     needed: set[str] = {y}
     for node in reversed(graph.nodes):
         if needed & set(node.outputs):
-            needed.update(node.inputs[i] for i in _differentiable_inputs(node))
+            needed.update(_differentiable_reads(node))
     moved = {value for value in wrt if value in needed}
     path: list[Node] = []
     for node in graph.nodes:
-        carried = {node.inputs[i] for i in _differentiable_inputs(node)} & moved & needed
+        carried = moved & needed & set(_differentiable_reads(node))
         outputs = {node.outputs[i] for i in _differentiable_outputs(node)} & needed
-        if carried and outputs and not outputs <= set(wrt):
+        if carried and outputs:
             path.append(node)
             moved.update(outputs)
     return frozenset(moved & needed), path
 
 
-def _differentiable_inputs(node: Node) -> Iterable[int]:
+def _differentiable_reads(node: Node) -> list[str]:
+    """The values that a node's outputs depend on differentiably; without a rule, what subgraphs capture too."""
     if not node.domain and node.op_type in NON_DIFFERENTIABLE | INDEPENDENT:
-        return ()
+        return []
     if not node.domain and node.op_type == "Cast" and node.attrs["to"] in INTEGERS:
-        return ()
+        return []
     rule = RULES.get(node.kind)
-    positions = range(len(node.inputs)) if rule is None or rule.wrt is None else rule.wrt
-    return [i for i in positions if i < len(node.inputs) and node.inputs[i]]
+    if rule is None or rule.wrt is None:
+        return list(node.reads)
+    return [node.inputs[i] for i in rule.wrt if i < len(node.inputs) and node.inputs[i]]
 
 
 def _differentiable_outputs(node: Node) -> Iterable[int]:
@@ -237,8 +243,8 @@ def blockers(graph: Graph, y: str) -> dict[str, frozenset[str]]:
         if below:
             own = () if node.kind in RULES or has_body(node) else (node.kind,)
             kinds = frozenset(own).union(*below)
-            for i in _differentiable_inputs(node):
-                found[node.inputs[i]] = found.get(node.inputs[i], frozenset()) | kinds
+            for value in _differentiable_reads(node):
+                found[value] = found.get(value, frozenset()) | kinds
     return found
 
 
@@ -307,7 +313,7 @@ EXPANSION = Rule(_expanded, None, (), None)
 
 def body_graph(op: Builder, node: Primal) -> tuple[Graph, tuple[str, ...], tuple[str, ...]]:
     """The function body of a node as a graph of its own with names that are new in the model."""
-    source, graph = node.node, node._graph
+    source, graph = node.node, node.graph
     proto = onnx.NodeProto()
     proto.CopyFrom(source.proto)
     present = {a.name for a in proto.attribute}
@@ -331,17 +337,34 @@ def body_graph(op: Builder, node: Primal) -> tuple[Graph, tuple[str, ...], tuple
         for i, name in enumerate(inputs)
         if name and (array := node.constant(i)) is not None and array.size <= 64 and name == source.inputs[i]
     ]
+    types = [typed[name].type if name else onnx.TypeProto() for name in inputs]
+    function = _function(schema, graph.opset, proto, types)
+    proto.domain = function.domain = "body"
+    function.name = proto.op_type
+    function.ClearField("opset_import")
+    function.opset_import.append(helper.make_opsetid("", graph.opset))
     shell = helper.make_graph(
         [proto], "body", list(typed.values()), [onnx.ValueInfoProto(name=o) for o in outputs if o], constants
     )
-    model = helper.make_model(
-        shell, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=graph.model.ir_version
-    )
-    model = onnx.inliner.inline_selected_functions(
-        model, [(source.domain, source.op_type)], inline_schema_functions=True
-    )
+    opsets = [helper.make_opsetid("", graph.opset), helper.make_opsetid("body", 1)]
+    model = helper.make_model(shell, opset_imports=opsets, functions=[function], ir_version=graph.model.ir_version)
+    model = onnx.inliner.inline_local_functions(model)
     _rename(model, op.fresh("body"), keep={*typed, *outputs})
     return Graph(model), inputs, outputs
+
+
+def _function(
+    schema: onnx.defs.OpSchema, opset: int, proto: onnx.NodeProto, types: Sequence[onnx.TypeProto]
+) -> onnx.FunctionProto:
+    """The newest body that the schema has for this opset, specialised to the node where the schema builds it."""
+    if schema.has_function:
+        version = max(v for v in schema.function_opset_versions if v <= opset)
+        return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(version))
+    version = max(v for v in schema.context_dependent_function_opset_versions if v <= opset)
+    serialized = [t.SerializeToString() for t in types]
+    return onnx.FunctionProto.FromString(
+        schema.get_context_dependent_function_with_opset_version(version, proto.SerializeToString(), serialized)
+    )
 
 
 def _rename(model: onnx.ModelProto, prefix: str, keep: set[str]) -> None:

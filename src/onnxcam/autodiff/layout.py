@@ -81,20 +81,21 @@ def slice_(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy at the positions that were taken, 0 elsewhere."""
     rank = node.rank(0)
     starts, axes, steps = node.constant(1), node.constant(3), node.constant(4)
-    if starts is None or (node.has(3) and axes is None) or (node.has(4) and steps is None):
-        raise node.unsupported("its starts, axes or steps are not constant", "export the model with fixed sizes")
-    along = [int(a) % rank for a in axes] if axes is not None else list(range(starts.size))
-    shape, out = node.shape(0) or (), node.output_shape() or ()
+    (count,) = node.static(1, [0])
+    if node.has(3) and axes is None:
+        raise node.unsupported("its axes are not constant", "export the model with fixed axes")
+    along = [int(a) % rank for a in axes] if axes is not None else list(range(count))
+    shape, out = node.shape(0) or (), node.output_shape() or (None,) * rank
     before, after = [0] * rank, [0] * rank
     for i, axis in enumerate(along):
-        step = int(steps[i]) if steps is not None else 1
+        unit = not node.has(4) or (steps is not None and steps[i] == 1)
         size, taken = shape[axis], out[axis]
-        if step == 1 and isinstance(size, int) and isinstance(taken, int):
+        if unit and starts is not None and isinstance(size, int) and isinstance(taken, int):
             begin = int(np.clip(starts[i] + (size if starts[i] < 0 else 0), 0, size))
             before[axis], after[axis] = begin, size - begin - taken
         else:
-            cut = [op.Gather(v, [i]) for v in (node.inputs[1], node.inputs[2])]
-            kept = op.Slice(op.Range(0, _size(op, node, axis), 1), *cut, [0], [step])
+            start, end, *step = (op.Gather(v, [i]) for v in (*node.inputs[1:3], *node.inputs[4:5]))
+            kept = op.Slice(op.Range(0, _size(op, node, axis), 1), start, end, [0], *step)
             dy = scatter_along(op, dy, kept, _size(op, node, axis), axis, rank)
     return (op.Pad(dy, [*before, *after]) if any(before) or any(after) else dy,)
 

@@ -41,10 +41,10 @@ def batch_normalization(op: Builder, node: Primal, dy: str) -> Cotangents:
     rank, epsilon = node.rank(0), float(node.attrs["epsilon"])
     scale, variance = node.constant(1), node.constant(4)
     if scale is not None and variance is not None:
-        factor = op.floats(scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon))
+        factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
+        dx = op.Mul(dy, op.floats(factor.reshape(-1, *[1] * (rank - 2))))
     else:
-        factor = op.Div(node.inputs[1], op.Sqrt(op.Add(node.inputs[4], epsilon)))
-    dx = op.Mul(dy, per_channel(op, factor, rank))
+        dx = op.Mul(dy, per_channel(op, op.Div(node.inputs[1], op.Sqrt(op.Add(node.inputs[4], epsilon))), rank))
     if not any(node.live(i) for i in (1, 2, 3, 4)):
         return (dx,)
     axes = [0, *range(2, rank)]
@@ -53,7 +53,7 @@ def batch_normalization(op: Builder, node: Primal, dy: str) -> Cotangents:
     total = op.ReduceSum(dy, axes, keepdims=0)
     along = op.ReduceSum(op.Mul(dy, centred), axes, keepdims=0)
     dvar = op.Mul(op.Mul(op.Mul(along, node.inputs[1]), op.Mul(inverse, op.Mul(inverse, inverse))), -0.5)
-    return (dx, op.Mul(along, inverse), total, op.Neg(op.Mul(total, factor)), dvar)
+    return (dx, op.Mul(along, inverse), total, op.Neg(op.Mul(total, op.Mul(node.inputs[1], inverse))), dvar)
 
 
 @vjp("InstanceNormalization")
