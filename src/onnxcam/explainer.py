@@ -136,6 +136,7 @@ class Explainer:
 
         Raises: PictureError, UsageError (target), ModelError (the runtime refused).
         """
+        _check_channels(self.preprocess, self._explained.image)
         index = class_number(target, self.labels, self.classes)
         loaded = picture if isinstance(picture, Picture) else load_picture(picture)
         tensor, view = self.preprocess(loaded)
@@ -315,13 +316,17 @@ def _preprocess(
         )
         source = f"{', '.join(changed)} as given, the rest {source}" if changed else source
     settings = replace(base, **fixed)
+    return settings, source
+
+
+def _check_channels(settings: Preprocess, image: ImageInput) -> None:
+    """Pictures have as many channels as the model takes; only tensors may have others than 1 or 3."""
     needed = {"gray": 1}.get(settings.channels, 3)
     if needed != image.channels:
         raise UsageError(
             f"`{image.name}` takes {image.channels} channels, but `{settings.channels}` pictures have {needed}",
-            "choose `--channels`, or pass model-ready tensors to `explain_tensor`",
+            "choose `--channels`" if image.channels in (1, 3) else "pass model-ready tensors to `explain_tensor`",
         )
-    return settings, source
 
 
 # What ImageNet's mean and deviation make of black and white: an integer input that spans it was calibrated on that.
