@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from onnxcam.explainer import Explainer, explain
     from onnxcam.explanation import ClassScore, Explanation
     from onnxcam.preprocess import Picture, Preprocess, load_picture
-    from onnxcam.rewrite import rewrite
+    from onnxcam.explained import rewrite
 
 # Loaded on first use: `import onnxcam` costs no numpy, no onnx.
 _HOMES = {
@@ -19,7 +19,7 @@ _HOMES = {
     "Preprocess": "preprocess",
     "explain": "explainer",
     "load_picture": "preprocess",
-    "rewrite": "rewrite",
+    "rewrite": "explained",
 }
 
 __all__ = [

@@ -15,7 +15,7 @@ from onnxcam.graph.layers import Layer, candidate_layers
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput
 from onnxcam.methods import METHODS, Method, explained_by
-from onnxcam.rewrite import Size, open_graph
+from onnxcam.explained import Size, open_graph
 
 _NUMBERS: dict[int, str] = {
     TensorProto.FLOAT: "float32",

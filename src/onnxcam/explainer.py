@@ -19,8 +19,9 @@ from onnxcam.explanation import ClassScore, Explanation
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
+from onnxcam.methods.loop import Loop, Progress
 from onnxcam.methods.projection import combined
-from onnxcam.rewrite import Size, explained_model, open_graph
+from onnxcam.explained import Size, explained_model, open_graph
 from onnxcam.runtime import Session
 from onnxcam.saliency import check_options, saliency_maps
 from onnxcam.targets import class_number
@@ -40,7 +41,7 @@ class Explainer:
     the last spatial map; several are fused by `fuse`: `mean`, `product` or `max`. score: `logit`, `probability`,
     `log-probability`, `rest` or `finer`. output: which output holds the class scores. normalize: `minmax`, `max` or
     `none`. eigen_smooth: the first principal component of alpha A in place of its sum; sign: `fixed`, or `raw` as the
-    solver gives it. preprocess: a Preprocess, or a mapping of the fields that differ from the model's
+    solver gives it. batch_size, seed, progress(done, total): of methods that run the model many times. preprocess: a Preprocess, or a mapping of the fields that differ from the model's
     metadata or ImageNet's defaults. labels: class names, or the path of a file with one per line. size: (H, W) where
     the model leaves it open. providers, provider_options, session_options, custom_ops_library, threads: as ONNX
     Runtime takes them; a provider that is not there is an error, never a silent fallback.
@@ -63,6 +64,9 @@ class Explainer:
         fuse: str = "mean",
         eigen_smooth: bool = False,
         sign: str = "fixed",
+        batch_size: int = 32,
+        seed: int = 0,
+        progress: Progress | None = None,
         preprocess: Preprocess | Mapping[str, Any] | None = None,
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         size: Size | None = None,
@@ -94,6 +98,9 @@ class Explainer:
         self._combine = "eigen" if eigen_smooth else explained.method.combine
         self._sign = sign
         self._threads = threads or 0
+        self._batch_size = batch_size
+        self._seed = seed
+        self._progress = progress or (lambda done, total: None)
         self._file = replace(file, model=type(file.model)())
         self.notes: tuple[str, ...] = tuple(notes)
         for note in notes:
@@ -186,10 +193,7 @@ class Explainer:
         results = {
             name: np.concatenate([r[name] for r in runs]) if len(runs) > 1 else runs[0][name] for name in runs[0]
         }
-        raws = [
-            combined(results[o.activations], results[o.alpha], self._combine, self._threads, self._sign)
-            for o in e.layers
-        ]
+        raws = self._raws(tensor, results)
         values = saliency_maps(raws, views, self._normalize, self._fuse, self._threads)
         probabilities = results[e.probabilities] if e.probabilities else None
         ranked = probabilities if probabilities is not None else results[e.logits]
@@ -212,6 +216,32 @@ class Explainer:
             for i in range(len(tensor))
         ]
 
+    def _raws(self, x: npt.NDArray[Any], results: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """The raw map (N, h, w) of each layer."""
+        e = self._explained
+        if e.method.loop is None:
+            return [
+                combined(results[o.activations], results[o.alpha], self._combine, self._threads, self._sign)
+                for o in e.layers
+            ]
+        loop = Loop(
+            x=x,
+            axes=(2, 3) if e.image.layout == "nchw" else (1, 2),
+            index=results[e.index],
+            score=results[e.score],
+            activations=[results[o.activations] for o in e.layers],
+            scores=self.scores,
+            batch_size=self._batch_size,
+            seed=self._seed,
+            progress=self._progress,
+        )
+        return e.method.loop(loop)
+
+    def scores(self, x: npt.NDArray[Any], index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The explained score (n,) of class `index` (n,) for model-ready samples x (n, ...)."""
+        score = self._explained.score
+        return np.concatenate([self._run(*chunk, outputs=(score,))[score] for chunk in self._chunks(x, index)])
+
     def _chunks(
         self, tensor: npt.NDArray[Any], indices: npt.NDArray[np.int64]
     ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64], int]]:
@@ -225,9 +255,11 @@ class Explainer:
             else:
                 yield x, index, len(x)
 
-    def _run(self, x: npt.NDArray[Any], index: npt.NDArray[np.int64], wanted: int) -> dict[str, npt.NDArray[Any]]:
+    def _run(
+        self, x: npt.NDArray[Any], index: npt.NDArray[np.int64], wanted: int, outputs: Sequence[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
         e = self._explained
-        results = self._session.run({e.image.name: x, e.class_index: index}, e.outputs)
+        results = self._session.run({e.image.name: x, e.class_index: index}, outputs or e.outputs)
         return {name: value[:wanted] for name, value in results.items()}
 
     def _label(self, index: int) -> str | None:

@@ -16,7 +16,7 @@ from onnxcam.graph.read import read
 from onnxcam.graph.signature import image_input
 from onnxcam.methods import METHODS
 from onnxcam.preprocess import View
-from onnxcam.rewrite import run_once
+from onnxcam.explained import run_once
 from onnxcam.runtime import Session
 from onnxcam.saliency import saliency_maps
 
