@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcam.errors import UsageError
+from onnxcam.explained import Size, explained_model, open_graph
 from onnxcam.explanation import ClassScore, Explanation
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput
-from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
 from onnxcam.methods.loop import Loop, Progress
 from onnxcam.methods.projection import combined
-from onnxcam.explained import Size, explained_model, open_graph
+from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
 from onnxcam.runtime import Session
 from onnxcam.saliency import check_options, saliency_maps
 from onnxcam.targets import class_number
@@ -41,10 +41,13 @@ class Explainer:
     the last spatial map; several are fused by `fuse`: `mean`, `product` or `max`. score: `logit`, `probability`,
     `log-probability`, `rest` or `finer`. output: which output holds the class scores. normalize: `minmax`, `max` or
     `none`. eigen_smooth: the first principal component of alpha A in place of its sum; sign: `fixed`, or `raw` as the
-    solver gives it. batch_size, seed, progress(done, total): of methods that run the model many times. preprocess: a Preprocess, or a mapping of the fields that differ from the model's
-    metadata or ImageNet's defaults. labels: class names, or the path of a file with one per line. size: (H, W) where
-    the model leaves it open. providers, provider_options, session_options, custom_ops_library, threads: as ONNX
-    Runtime takes them; a provider that is not there is an error, never a silent fallback.
+    solver gives it. batch_size, seed, progress(done, total): of methods that run the model many times.
+
+    preprocess: a Preprocess, or a mapping of the fields that differ from the model's metadata or ImageNet's defaults.
+    labels: class names, or the path of a file with one per line. size: (H, W) where the model leaves it open.
+
+    providers, provider_options, session_options, custom_ops_library, threads: as ONNX Runtime takes them; a provider
+    that is not there is an error, never a silent fallback.
 
     What was decided for the user (layer, stepped-over Softmax, lifted opset, preprocessing) is in `notes`, logged
     once, and in every result's provenance.
@@ -155,7 +158,8 @@ class Explainer:
     ) -> list[Explanation]:
         """Explain model-ready samples: N in, N explanations out, `values` (H, W) of the input's height and width.
 
-        x: array, or anything that speaks DLPack, (N, C, H, W) or (N, H, W, C) as the model takes it, of its type. target: one class for all, or N of them.
+        x: array, or anything that speaks DLPack, (N, C, H, W) or (N, H, W, C) as the model takes it, of its type.
+        target: one class for all, or N of them.
 
         Raises: UsageError where shape, type or number of targets do not fit the model.
         """
@@ -164,8 +168,9 @@ class Explainer:
         size = self.preprocess.size
         expected = (self._explained.image.channels, *size) if image.layout == "nchw" else (*size, image.channels)
         if array.ndim != 4 or array.shape[1:] != expected or array.dtype != image.dtype:
+            wanted = ", ".join(map(str, expected))
             raise UsageError(
-                f"`{image.name}` takes {image.dtype} (N, {', '.join(map(str, expected))}), not {array.dtype} {array.shape}",
+                f"`{image.name}` takes {image.dtype} (N, {wanted}), not {array.dtype} {array.shape}",
                 "pass the tensor that the model itself would be fed",
             )
         if isinstance(target, str | int | np.integer) or target is None:

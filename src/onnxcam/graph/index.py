@@ -18,6 +18,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnxcam.graph.foreign import stand_ins
+
 Dim = int | str | None
 Shape = tuple[Dim, ...]
 
@@ -93,7 +95,7 @@ class Node:
 
 
 def _attribute(attribute: AttributeProto) -> Any:
-    value = helper.get_attribute_value(attribute)
+    value: Any = helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode()
     if attribute.type == AttributeProto.STRINGS:
@@ -230,10 +232,10 @@ class Graph:
         folded = ReferenceEvaluator(helper.make_model(graph, opset_imports=self.model.opset_import)).run(None, {})
         return np.asarray(folded[0])
 
-
     def _dims(self, node: Node) -> list[int] | None:
         """What a Shape node returns, where inference knows it."""
-        dims = (self.shape(node.inputs[0]) or (None,))[node.attrs.get("start", 0) : node.attrs.get("end")]
+        shape: Shape = self.shape(node.inputs[0]) or (None,)
+        dims = shape[node.attrs.get("start", 0) : node.attrs.get("end")]
         fixed = [d for d in dims if isinstance(d, int)]
         return fixed if len(fixed) == len(dims) else None
 
@@ -361,7 +363,7 @@ def _inferred(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict[st
     lean.ir_version = model.ir_version
     lean.opset_import.extend(model.opset_import)
     lean.graph.name = model.graph.name
-    lean.graph.node.extend(model.graph.node)
+    lean.graph.node.extend(made for node in model.graph.node for made in stand_ins(node))
     lean.graph.initializer.extend(model.graph.initializer)
     for value in model.graph.input:
         bound = shapes.get(value.name)

@@ -23,7 +23,7 @@ def gradcam(context: MethodContext) -> str:
 @method(
     "hirescam",
     formula="alpha = G",
-    paper="Draelos and Carin, HiResCAM, 2020, eq. 5",
+    paper="Draelos and Carin, HiResCAM, 2020",
 )
 def hirescam(context: MethodContext) -> str:
     """alpha (N, K, h, w): the gradient itself, cell by cell."""
@@ -58,7 +58,7 @@ def gradcam_plus_plus(context: MethodContext) -> str:
 @method(
     "xgradcam",
     formula="alpha_k = sum_hw G_k A_k / (sum_hw A_k + 1e-7)",
-    paper="Fu et al., Axiom-based Grad-CAM, BMVC 2020, eq. 8",
+    paper="Fu et al., Axiom-based Grad-CAM, BMVC 2020",
 )
 def xgradcam(context: MethodContext) -> str:
     """alpha (N, K, 1, 1): the gradient averaged with the activations as weights; the denominator keeps its sign."""
@@ -70,7 +70,7 @@ def xgradcam(context: MethodContext) -> str:
 @method(
     "layercam",
     formula="alpha = max(0, G)",
-    paper="Jiang et al., LayerCAM, TIP 2021, eq. 6",
+    paper="Jiang et al., LayerCAM, TIP 2021",
 )
 def layercam(context: MethodContext) -> str:
     """alpha (N, K, h, w): the positive part of the gradient."""
@@ -80,7 +80,7 @@ def layercam(context: MethodContext) -> str:
 @method(
     "shapleycam",
     formula="alpha_k = mean_hw (G_k - (H A)_k / 2), H the Hessian of the score",
-    paper="Cai, CAMs as Shapley Value-based Explainers, 2025, eq. 17",
+    paper="Cai, CAMs as Shapley Value-based Explainers, 2025",
 )
 def shapleycam(context: MethodContext) -> str:
     """alpha (N, K, 1, 1): Grad-CAM less half the Hessian-vector product; equal to it on piecewise linear heads."""
@@ -95,7 +95,7 @@ def shapleycam(context: MethodContext) -> str:
 @method(
     "fem",
     formula="alpha_k = mean_hw [A_k > mean(A_k) + 2 std(A_k)]",
-    paper="Fuad et al., Features Understanding in 3D CNNs / FEM, IPTA 2020, k = 2",
+    paper="Fuad et al., FEM, IPTA 2020, k = 2",
     gradients=False,
     class_discriminative=False,
 )
@@ -130,7 +130,7 @@ def _ones(context: MethodContext) -> str:
 @method(
     "eigencam",
     formula="first principal component of A",
-    paper="Muhammad and Yeasin, Eigen-CAM, IJCNN 2020, eq. 4",
+    paper="Muhammad and Yeasin, Eigen-CAM, IJCNN 2020",
     gradients=False,
     class_discriminative=False,
     combine="eigen",
@@ -165,7 +165,7 @@ def segeigencam(context: MethodContext) -> str:
 @method(
     "kpcacam",
     formula="first kernel principal component of A, sigmoid kernel",
-    paper="Karmani et al., KPCA-CAM, 2024, eq. 3",
+    paper="Karmani et al., KPCA-CAM, 2024",
     gradients=False,
     class_discriminative=False,
     combine="kpca",

@@ -16,6 +16,7 @@ from onnxcam.graph.build import Builder
 from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph
 from onnxcam.graph.layers import Layer
+from onnxcam.methods.loop import LoopFunction
 from onnxcam.targets import Target
 
 
@@ -78,6 +79,7 @@ class Method:
     class_discriminative: bool
     requires: Callable[[Graph, Head, Layer], object] | None
     combine: str
+    loop: LoopFunction | None
 
 
 METHODS: dict[str, Method] = {}
@@ -92,14 +94,16 @@ def method(
     class_discriminative: bool = True,
     requires: Callable[[Graph, Head, Layer], object] | None = None,
     combine: str = "sum",
+    loop: LoopFunction | None = None,
 ) -> Callable[[AlphaFunction], AlphaFunction]:
     """Register a method: the decorated function emits nodes and returns the name of alpha.
 
-    combine: `sum` over channels, `eigen` or `kpca` (see `onnxcam.methods.projection`).
+    combine: `sum` over channels, `eigen` or `kpca` (see `onnxcam.methods.projection`). loop: computes the raw maps on
+    the host by running the model again (see `onnxcam.methods.loop`); alpha is then not used.
     """
 
     def register(alpha: AlphaFunction) -> AlphaFunction:
-        METHODS[name] = Method(name, alpha, formula, paper, gradients, class_discriminative, requires, combine)
+        METHODS[name] = Method(name, alpha, formula, paper, gradients, class_discriminative, requires, combine, loop)
         return alpha
 
     return register
