@@ -10,7 +10,8 @@ from onnxcam.graph.index import Graph, Node
 
 # Outputs of these hold the same numbers as their input, moved or cast: not layers of their own.
 _MOVES = frozenset(
-    ["Cast", "DequantizeLinear", "Dropout", "Expand", "Flatten", "Identity", "Pad", "QuantizeLinear", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"]
+    {"Cast", "DequantizeLinear", "Dropout", "Expand", "Flatten", "Identity", "Pad", "QuantizeLinear", "Reshape"}
+    | {"Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
 
 
