@@ -61,12 +61,17 @@ def vjp(
 # The gradient of these is zero on purpose: their outputs do not change, or only in jumps, when an input moves.
 # A test holds the first group equal to what ONNX's schemas tag wholly non-differentiable, minus MISTAGGED.
 NON_DIFFERENTIABLE: frozenset[str] = frozenset(
-    ["And", "ArgMax", "ArgMin", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "BlackmanWindow", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "HammingWindow", "HannWindow", "ImageDecoder", "IsInf", "IsNaN", "Less", "LessOrEqual", "MelWeightMatrix", "NonZero", "Not", "OneHot", "Or", "RegexFullMatch", "Round", "Shape", "Sign", "Size", "StringConcat", "StringSplit", "TfIdfVectorizer", "Xor"]
+    """And ArgMax ArgMin BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Ceil
+    Equal Floor Greater GreaterOrEqual HammingWindow HannWindow ImageDecoder IsInf IsNaN Less LessOrEqual
+    MelWeightMatrix NonZero Not OneHot Or RegexFullMatch Round Shape Sign Size StringConcat StringSplit
+    TfIdfVectorizer Xor""".split()
 )
 
 # Untagged in the schemas: outputs that hold no value of a differentiable input (shapes, indices, random draws).
 INDEPENDENT: frozenset[str] = frozenset(
-    ["Bernoulli", "Constant", "ConstantOfShape", "EyeLike", "Multinomial", "NonMaxSuppression", "OptionalHasElement", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Range", "SequenceEmpty", "SequenceLength", "StringNormalizer"]
+    """Bernoulli Constant ConstantOfShape EyeLike Multinomial NonMaxSuppression OptionalHasElement
+    RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range SequenceEmpty SequenceLength
+    StringNormalizer""".split()
 )
 
 # Tagged wholly non-differentiable by the schemas although a derivative exists: stopping there would be silently wrong.
