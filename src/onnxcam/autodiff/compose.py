@@ -1,18 +1,22 @@
-"""Rules written as forward graphs: an operator is spelt out in standard operators, and the engine differentiates that.
+"""Rules made of other rules.
 
-For operators that have no function body in ONNX's schemas but a short definition in other operators. The definition
-is computed again beside the node, so this is for operators whose forward pass is cheap, or is needed anyway.
+`composed`: an operator is spelt out in standard operators and the engine differentiates that. For operators that have
+no function body in ONNX's schemas but a short definition. The definition is computed again beside the node, so this is
+for operators whose forward pass is cheap, or is needed anyway.
+
+`alias`: a node seen as another operator, whose rule is then applied. Nothing is computed again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import onnx
 from onnx import helper
 
 from onnxcam.autodiff.engine import Primal, pull_back
-from onnxcam.autodiff.registry import Cotangents, vjp
+from onnxcam.autodiff.registry import ALL, RULES, Cotangents, vjp
 from onnxcam.graph.build import Builder, tensor_info
-from onnxcam.graph.index import Graph
+from onnxcam.graph.index import Graph, Node
 
 # Emits the operator's definition and returns its output, or its outputs.
 Forward = Callable[[Builder, Primal], str | tuple[str, ...]]
@@ -54,3 +58,20 @@ def forward_graph(op: Builder, node: Primal, forward: Forward) -> tuple[Graph, t
     results = forward(inner, node)
     results = (results,) if isinstance(results, str) else results
     return inner.extended([r for r in results if r]), results
+
+
+def alias(op: Builder, node: Primal, kind: str, inputs: Sequence[str], **attrs: Any) -> Primal:
+    """The node as a node of another kind with these inputs and attributes and the same outputs."""
+    proto = helper.make_node(kind, inputs, node.node.outputs, name=node.node.name, **attrs)
+    return Primal(op, node.graph, Node(proto, node.graph.opset), node.live_values)
+
+
+def apply_rule(op: Builder, node: Primal, *dys: str | None) -> Cotangents:
+    """The cotangents by the rule of the node's kind, summed to the shapes of its inputs."""
+    rule = RULES[node.node.kind]
+    dxs = rule(op, node, *dys)
+    summed = [
+        node.sum_to(dx, node.output_shape(), i) if dx and node.live(i) and {i, ALL} & {*rule.broadcast} else dx
+        for i, dx in enumerate(dxs)
+    ]
+    return tuple(summed)

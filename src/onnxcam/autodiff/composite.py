@@ -63,7 +63,7 @@ def reduce_prod(op: Builder, node: Primal, dy: str) -> Cotangents:
 
 @vjp("RMSNormalization")
 def rms_normalization(op: Builder, node: Primal, dy: str) -> Cotangents:
-    """The vjp of x / sqrt(mean(x^2) + epsilon) over the axes from `axis` on with g = dy * scale; dscale = sum(dy * n)."""
+    """The vjp of n = x / sqrt(mean(x^2) + epsilon) from `axis` on with g = dy * scale; dscale = sum(dy * n)."""
     rank, x = node.rank(0), node.inputs[0]
     axes, epsilon = [*range(node.attrs["axis"] % rank, rank)], float(node.attrs["epsilon"])
     dscale = None
@@ -88,9 +88,18 @@ def group_normalization(b: Builder, node: Primal) -> str:
 
 @composed("LpNormalization")
 def lp_normalization(b: Builder, node: Primal) -> str:
-    """x / (its p-norm along the axis)."""
+    """x / (its p-norm along the axis); 0 where the norm is 0."""
     x, axis = node.inputs[0], [node.attrs["axis"]]
-    return str(b.Div(x, (b.ReduceL1 if node.attrs["p"] == 1 else b.ReduceL2)(x, axis, keepdims=1)))
+    norm = (b.ReduceL1 if node.attrs["p"] == 1 else b.ReduceL2)(x, axis, keepdims=1)
+    return str(b.Div(x, b.Add(norm, mask(b, b.Equal(norm, 0.0)))))
+
+
+@composed("MeanVarianceNormalization")
+def mean_variance_normalization(b: Builder, node: Primal) -> str:
+    """(x - mean) / (standard deviation + 1e-9); the operator's function body subtracts squares, this does not."""
+    axes = list(node.attrs["axes"])
+    x = b.Sub(node.inputs[0], b.ReduceMean(node.inputs[0], axes, keepdims=1))
+    return str(b.Div(x, b.Add(b.Sqrt(b.ReduceMean(b.Mul(x, x), axes, keepdims=1)), 1e-9)))
 
 
 @vjp("Einsum")
@@ -98,7 +107,8 @@ def einsum(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx_i is the einsum of dy and the other operands over x_i's indices, spread over those that only x_i has."""
     terms, out = _explicit(node)
     operands = list(node.inputs)
-    count, sizes = len(terms), {}
+    count = len(terms)
+    sizes: dict[str, int | str | None] = {}
     for i, term in enumerate(terms):
         for letter, size in zip(term, node.shape(i) or (), strict=True):
             sizes[letter] = size if sizes.get(letter, 1) == 1 else sizes[letter]

@@ -353,18 +353,17 @@ def body_graph(op: Builder, node: Primal) -> tuple[Graph, tuple[str, ...], tuple
     return Graph(model), inputs, outputs
 
 
-def _function(
-    schema: onnx.defs.OpSchema, opset: int, proto: onnx.NodeProto, types: Sequence[onnx.TypeProto]
-) -> onnx.FunctionProto:
+def _function(schema: Any, opset: int, proto: onnx.NodeProto, types: Sequence[onnx.TypeProto]) -> onnx.FunctionProto:
     """The newest body that the schema has for this opset, specialised to the node where the schema builds it."""
+    function = onnx.FunctionProto()
     if schema.has_function:
         version = max(v for v in schema.function_opset_versions if v <= opset)
-        return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(version))
+        function.ParseFromString(schema.get_function_with_opset_version(version))
+        return function
     version = max(v for v in schema.context_dependent_function_opset_versions if v <= opset)
-    serialized = [t.SerializeToString() for t in types]
-    return onnx.FunctionProto.FromString(
-        schema.get_context_dependent_function_with_opset_version(version, proto.SerializeToString(), serialized)
-    )
+    serialized = proto.SerializeToString(), [t.SerializeToString() for t in types]
+    function.ParseFromString(schema.get_context_dependent_function_with_opset_version(version, *serialized))
+    return function
 
 
 def _rename(model: onnx.ModelProto, prefix: str, keep: set[str]) -> None:

@@ -75,7 +75,9 @@ def scatter_nd(op: Builder, node: Primal, dy: str) -> Cotangents:
     return _scattered(op, node, dy, scatter, lambda v: str(op.GatherND(v, indices)))
 
 
-def _scattered(op: Builder, node: Primal, dy: str, scatter: Callable[[str, str, str], str], gather: Callable[[str], str]) -> Cotangents:
+def _scattered(
+    op: Builder, node: Primal, dy: str, scatter: Callable[[str, str, str], str], gather: Callable[[str], str]
+) -> Cotangents:
     """Reductions: none, add; mul (updates only if each place is hit once); max and min, ties sharing dy equally."""
     (data, _, updates), reduction = node.inputs, node.attrs.get("reduction", "none")
     if reduction == "none":
@@ -125,7 +127,9 @@ def cum_prod(b: Builder, node: Primal) -> str:
     at = int(axis.reshape(())) % rank
     (n,) = node.static(0, [at])
     i, j = (b.constant(np.arange(n).reshape(shape)) for shape in ((n, 1), (1, n)))
-    before = (b.Greater if node.attrs["exclusive"] else b.GreaterOrEqual)(*((j, i) if node.attrs["reverse"] else (i, j)))
+    before = (b.Greater if node.attrs["exclusive"] else b.GreaterOrEqual)(
+        *((j, i) if node.attrs["reverse"] else (i, j))
+    )
     shape = [n if a == at else 1 for a in range(rank)]
     factors = b.Where(b.Reshape(before, [*shape[:at], n, *shape[at:]]), b.Unsqueeze(x, [at]), 1.0)
     return str(b.ReduceProd(factors, [at + 1], keepdims=0))

@@ -16,7 +16,7 @@ Scales and zero points get no gradient, also where they depend on the input (Dyn
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
+from onnxcam.autodiff.compose import apply_rule
 from onnxcam.autodiff.elementwise import mask
 from onnxcam.autodiff.engine import Primal
-from onnxcam.autodiff.registry import ALL, RULES, Cotangents, vjp
+from onnxcam.autodiff.registry import Cotangents, vjp
 from onnxcam.graph.build import Builder
 from onnxcam.graph.index import Graph, Node
 
@@ -122,7 +123,28 @@ def quantization(graph: Graph, value: str) -> Quantization | None:
 
 
 _MOVERS = frozenset(
-    ["MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Slice", "Gather", "Pad", "Expand", "Tile", "Concat", "Split", "Resize", "GlobalMaxPool", "ReduceMax", "DepthToSpace", "SpaceToDepth", "Dropout"]
+    [
+        "MaxPool",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Identity",
+        "Slice",
+        "Gather",
+        "Pad",
+        "Expand",
+        "Tile",
+        "Concat",
+        "Split",
+        "Resize",
+        "GlobalMaxPool",
+        "ReduceMax",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Dropout",
+    ]
 )
 
 
@@ -145,9 +167,9 @@ def _declared(node: Node, output: str) -> Quantization | None:
 class Twin:
     """The float operator that a quantised one stands for.
 
-    operands: per operand of the float operator the positions of its value, scale and zero point, and the axis of a
-    per-channel scale; a float or 32-bit operand is (position,). result: positions of the output's scale and zero
-    point; () where the output is a float.
+    operands: per operand of the float operator the positions of its value, scale (-1: none, the integers themselves)
+    and zero point, and the axis of per-channel ones; a float or 32-bit operand is (position,). result: positions of
+    the output's scale and zero point; () where the output is a float or an accumulator.
     """
 
     float_kind: str
@@ -168,10 +190,11 @@ TWINS: dict[str, Twin] = {
     "com.microsoft::QLinearWhere": Twin("Where", ((0,), (1, 2, 3), (4, 5, 6)), (7, 8)),
     "com.microsoft::QLinearAveragePool": Twin("AveragePool", _UNARY, (3, 4)),
     "com.microsoft::QLinearGlobalAveragePool": Twin("GlobalAveragePool", _UNARY, (3, 4)),
-    "com.microsoft::QLinearReduceMean": Twin("ReduceMean", _UNARY, (3, 4)),
     "com.microsoft::QLinearSigmoid": Twin("Sigmoid", _UNARY, (3, 4)),
     "com.microsoft::QLinearLeakyRelu": Twin("LeakyRelu", _UNARY, (3, 4)),
     "com.microsoft::QLinearSoftmax": Twin("Softmax", _UNARY, (3, 4)),
+    "MatMulInteger": Twin("MatMul", ((0, -1, 2, -2), (1, -1, 3, -1)), ()),
+    "ConvInteger": Twin("Conv", ((0, -1, 2), (1, -1, 3, 0)), ()),
     "com.microsoft::DynamicQuantizeMatMul": Twin("MatMul", ((0,), (1, 2, 3, -1)), ()),
     "com.microsoft::MatMulIntegerToFloat": Twin("MatMul", ((0, 2, 4, -2), (1, 3, 5, -1)), ()),
 }
@@ -199,55 +222,76 @@ class Real(Primal):
         scale, zero = (self._outer.input(p) for p in self._twin.result)
         return (dequantized(self._op, self.node.outputs[0], scale, zero),)
 
+    def position(self, i: int) -> int:
+        """Where the quantised node has the twin's i-th operand."""
+        return self._operands[i][0]
+
     def _real(self, i: int) -> str:
         value, *parameters = self._operands[i]
-        if len(parameters) < 2:
-            return self._outer.input(value)
+        q = self._outer.input(value)
+        if not parameters:
+            return q
         scale, zero, *axis = parameters
-        per_axis = bool(axis) and len(self._outer.shape(scale) or ()) == 1 and self._outer.shape(scale) != (1,)
-        column = [1] * self._outer.rank(value) if per_axis else []
-        if per_axis:
+        column: list[int] = []
+        if axis and any(self._outer.has(p) and self._outer.shape(p) not in ((), (1,)) for p in (scale, zero) if p >= 0):
+            column = [1] * self._outer.rank(value)
             column[axis[0]] = -1
-        return dequantized(self._op, self._outer.input(value), self._outer.input(scale), self._outer.input(zero), column)
+        factor = self._outer.input(scale) if scale >= 0 else ""
+        return dequantized(self._op, q, factor, self._outer.input(zero), column)
 
     def constant(self, position: int) -> npt.NDArray[Any] | None:
         value, *parameters = self._operands[position]
         q = self._outer.constant(value)
-        if len(parameters) < 2 or q is None:
+        if not parameters or q is None:
             return q
         scale, zero, *axis = parameters
-        s, z = self._outer.constant(scale), self._outer.constant(zero) if self._outer.has(zero) else np.zeros(())
+        one, none = np.ones(()), np.zeros(())
+        s = self._outer.constant(scale) if scale >= 0 else one
+        z = self._outer.constant(zero) if self._outer.has(zero) else none
         if s is None or z is None:
             return None
-        along = [1] * q.ndim
-        if axis and s.size > 1:
-            along[axis[0]] = -1
-        s, z = (a.astype(np.float64).reshape(along if a.size > 1 else ()) for a in (s, z))
+        column = [1] * q.ndim
+        if axis:
+            column[axis[0]] = -1
+        s, z = (a.astype(np.float64).reshape(column if a.size > 1 else ()) for a in (s, z))
         return np.asarray((q.astype(np.float64) - z) * s)
 
 
 def dequantized(op: Builder, value: str, scale: str, zero_point: str, column: Sequence[int] = ()) -> str:
-    """scale * (value - zero point) in the builder's float type; `column` reshapes per-channel parameters."""
+    """scale * (value - zero point) in the builder's float type; `column` reshapes per-channel parameters.
+
+    Written out instead of as DequantizeLinear, so that a runtime folds it where the value is a weight.
+    """
     real = op.Cast(value, to=op.dtype)
     if zero_point:
         zero = op.Cast(zero_point, to=op.dtype)
         real = op.Sub(real, op.Reshape(zero, [*column]) if column else zero)
+    if not scale:
+        return str(real)
     factor = op.Cast(scale, to=op.dtype)
     return str(op.Mul(real, op.Reshape(factor, [*column]) if column else factor))
 
 
 def _unsaturated(op: Builder, node: Primal, dy: str, zero_point: int) -> str:
     """dy where the quantised output is strictly inside its type's range."""
-    low, high = value_range(node.dtype(zero_point) if node.has(zero_point) else node.output_dtype() or TensorProto.UINT8)
+    low, high = value_range(
+        node.dtype(zero_point) if node.has(zero_point) else node.output_dtype() or TensorProto.UINT8
+    )
     q = op.Cast(node.node.outputs[0], to=op.dtype)
     return str(op.Mul(dy, mask(op, op.Equal(op.Clip(q, op.floats(low + 1), op.floats(high - 1)), q))))
+
+
+def _per_real(op: Builder, node: Primal, position: int, dx: str) -> str:
+    """From the cotangent of the integers themselves to that of the real values they stand for."""
+    found = quantization(node.graph, node.node.inputs[position])
+    return dx if found is None else str(op.Div(dx, op.Cast(found.scale, to=op.dtype)))
 
 
 def _through_twin(twin: Twin) -> Callable[..., Cotangents]:
     def rule(op: Builder, node: Primal, dy: str) -> Cotangents:
         if node.attrs.get("channels_last"):
-            raise node.unsupported("it works on NHWC, as ONNX Runtime's optimiser writes it at level ALL; "
-                                   "save the model at level EXTENDED")  # fmt: skip
+            raise node.unsupported("its layout is NHWC, written by ONNX Runtime's optimiser at level ALL",
+                                   "save the optimised model at level EXTENDED")  # fmt: skip
         operands = [o for o in twin.operands if node.has(o[0])]
         real = Real(op, node, twin, operands)
         quantised = bool(twin.result) and node.has(twin.result[0])
@@ -260,13 +304,11 @@ def _through_twin(twin: Twin) -> Callable[..., Cotangents]:
 
 def _placed(op: Builder, node: Primal, real: Real, twin: Twin, dy: str) -> Cotangents:
     """The float rule's cotangents at the positions of the quantised operands."""
-    float_rule = RULES[twin.float_kind]
     placed: dict[int, str | None] = {}
-    for i, dx in enumerate(float_rule(op, real, dy)):
+    for i, dx in enumerate(apply_rule(op, real, dy)):
         if dx is not None and real.live(i):
-            if i in float_rule.broadcast or ALL in float_rule.broadcast:
-                dx = real.sum_to(dx, real.output_shape(), i)
-            placed[real.position(i)] = dx
+            integers = len(twin.operands[i]) > 1 and twin.operands[i][1] < 0
+            placed[real.position(i)] = _per_real(op, node, real.position(i), dx) if integers else dx
     return tuple(placed.get(p) for p in range(max(placed, default=-1) + 1))
 
 
@@ -281,23 +323,3 @@ def qlinear_concat(op: Builder, node: Primal, dy: str) -> Cotangents:
     operands = [(2 + 3 * i, 3 + 3 * i, 4 + 3 * i) for i in range(count)]
     twin = Twin("Concat", tuple(operands), (0, 1))
     return _placed(op, node, Real(op, node, twin, operands), twin, _unsaturated(op, node, dy, 1))
-
-
-_Product = Mapping[int, int]
-
-
-def _per_real(op: Builder, node: Primal, position: int, dx: str | None) -> str | None:
-    """From the cotangent of an integer's own value to that of the real value it stands for."""
-    found = quantization(node.graph, node.node.inputs[position]) if dx is not None else None
-    return op.Div(dx, op.Cast(found.scale, to=op.dtype)) if found is not None else dx
-
-
-def _centred(op: Builder, node: Primal, value: int, zero_point: int, column: Sequence[int]) -> str:
-    """An integer operand minus its zero point, in the builder's float type."""
-    q = op.Cast(node.inputs[value], to=op.dtype)
-    if not node.has(zero_point):
-        return str(q)
-    zero = op.Cast(node.inputs[zero_point], to=op.dtype)
-    if column and node.shape(zero_point) not in ((), (1,)):
-        zero = op.Reshape(zero, [*column])
-    return str(op.Sub(q, zero))

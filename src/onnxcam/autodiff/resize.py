@@ -113,7 +113,9 @@ def col2im(op: Builder, node: Primal, dy: str) -> Cotangents:
     w = window(node, kernel, image, (1,) * n)
     one_hot = op.floats(np.eye(taps).reshape(taps, 1, *kernel))
     pads = node.attrs.get("pads") or [0] * 2 * n
-    columns = op.Conv(op.Reshape(dy, [-1, 1, *image]), one_hot, strides=[*w.strides], dilations=[*w.dilations], pads=pads)
+    columns = op.Conv(
+        op.Reshape(dy, [-1, 1, *image]), one_hot, strides=[*w.strides], dilations=[*w.dilations], pads=pads
+    )
     return (node.reshaped(columns),)
 
 
@@ -154,7 +156,9 @@ def grid_sample(b: Builder, node: Primal) -> str:
         low, high = (0.0, n - 1.0) if align else (-0.5, n - 0.5)
         if mode != "cubic":
             at = _within(b, at, padding, low, high, n)
-        per_axis = [(_within(b, p, padding, low, high, n) if mode == "cubic" else p, w) for p, w in _kernel(b, at, mode)]
+        per_axis = [
+            (_within(b, p, padding, low, high, n) if mode == "cubic" else p, w) for p, w in _kernel(b, at, mode)
+        ]
         taps = [([*ps, p], [*ws, w]) for ps, ws in taps for p, w in per_axis]
     parts = []
     for pixels, weights in taps:
@@ -229,3 +233,17 @@ def roi_align(b: Builder, node: Primal) -> str:
     rows, columns = matrices
     picked = b.Gather(x, batch, axis=0)
     return str(b.MatMul(b.MatMul(rows, picked), b.Transpose(columns, perm=[0, 1, 3, 2])))
+
+
+@composed("AffineGrid", wrt=(0,))
+def affine_grid(b: Builder, node: Primal) -> str:
+    """The grid is theta times the normalised coordinates of every position of the output."""
+    size = node.constant(1)
+    if size is None:
+        raise node.unsupported("its size is not constant")
+    batch, _, *space = (int(s) for s in size)
+    lines = [np.linspace(-1, 1, n) if node.attrs["align_corners"] else (2 * np.arange(n) + 1) / n - 1 for n in space]
+    axes = np.meshgrid(*lines, indexing="ij")
+    points = np.stack([*(axis.ravel() for axis in reversed(axes)), np.ones(math.prod(space))])
+    grid = b.MatMul(node.inputs[0], b.floats(points))
+    return str(b.Reshape(b.Transpose(grid, perm=[0, 2, 1]), [batch, *space, len(space)]))

@@ -229,13 +229,13 @@ class Graph:
         order = {id(n): i for i, n in enumerate(self.nodes)}
         nodes = [n.proto for n in sorted(needed, key=lambda n: order[id(n)])]
         graph = helper.make_graph(nodes, "constant", [], [ValueInfoProto(name=value)], used + sizes)
-        folded = ReferenceEvaluator(helper.make_model(graph, opset_imports=self.model.opset_import)).run(None, {})
+        folded: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=self.model.opset_import)).run(None, {})
         return np.asarray(folded[0])
 
     def _dims(self, node: Node) -> list[int] | None:
         """What a Shape node returns, where inference knows it."""
-        shape: Shape = self.shape(node.inputs[0]) or (None,)
-        dims = shape[node.attrs.get("start", 0) : node.attrs.get("end")]
+        shape = self.shape(node.inputs[0]) or (None,)
+        dims = shape[slice(node.attrs.get("start"), node.attrs.get("end"))]
         fixed = [d for d in dims if isinstance(d, int)]
         return fixed if len(fixed) == len(dims) else None
 
@@ -390,7 +390,5 @@ def value_type(value: ValueInfoProto) -> ValueType:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return ValueType(tensor.elem_type, None)
-    dims: list[Dim] = []
-    for d in tensor.shape.dim:
-        dims.append(d.dim_value if d.HasField("dim_value") else d.dim_param or None)
+    dims = (d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
     return ValueType(tensor.elem_type, tuple(dims))
