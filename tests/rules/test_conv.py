@@ -1,6 +1,7 @@
 import pytest
 
-from support.vjp import Case, gradients, run
+from onnxcam.errors import UnsupportedError
+from support.vjp import Case, gradient_at, gradients, run
 
 
 def conv(x: str, w: str, attributes: str = "", bias: str = "", **options: object) -> Case:
@@ -34,6 +35,7 @@ CASES = [
     *both("[N,2,5,6]", "[4,2,1,3]", "dilations=[1,2]"),
     *both("[N,2,7,8]", "[4,2,3,2]", "dilations=[2,3], pads=[2,1,0,3]"),
     *both("[1,2,4,3,5]", "[3,2,2,1,2]", "pads=[0,0,1,1,0,0]", "[3]"),
+    conv("[1,32,3,4]", "[32,32,3,3]", "pads=[1,1,1,1]", fixed=("w",)),  # a weight too large for shape inference
     # groups and depthwise
     *both("[N,4,5,6]", "[6,2,3,3]", "group=2, pads=[1,1,1,1]", "[6]"),
     *both("[N,3,5,6]", "[3,1,3,3]", "group=3, pads=[1,1,1,1]"),
@@ -110,3 +112,10 @@ def emitted(case: Case) -> list[str]:
 )
 def test_the_kernel_is_flipped_where_that_is_exact_and_faster(case: Case, form: str) -> None:
     assert emitted(case) == [form]
+
+
+@pytest.mark.parametrize("kind", ["Conv<strides=[2,2]>(x, w)", "ConvTranspose(x, w)"])
+def test_unknown_sizes_are_a_designed_error_that_says_how_to_fix_them(kind: str) -> None:
+    with pytest.raises(UnsupportedError, match="needs fixed sizes") as caught:
+        gradient_at("double[N,3,H,W] x, double[3,3,2,2] w", f"y = {kind}")
+    assert "--size" in caught.value.hint

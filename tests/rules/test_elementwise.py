@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from onnxcam.errors import UnsupportedError
 from support.vjp import Case, gradient_at
 
 X = "double[N,3,4] x"
@@ -49,6 +50,7 @@ CASES = [
         "y, mask = Dropout(x, ratio, train)",
         polynomial=True,
         wrt=("x",),
+        fixed=("ratio", "train"),
         feeds={"ratio": np.array(0.3, np.float32), "train": np.array(False)},
     ),
     # broadcasting
@@ -221,3 +223,14 @@ def test_celu_before_opset_28_is_float32_only() -> None:
     x = np.array([-1.5, -0.25, 0.5])
     (found,) = gradient_at("double[3] x", "y = Celu<alpha=0.5>(x)", runtime=True, x=x)
     np.testing.assert_allclose(found, np.where(x > 0, 1.0, np.exp(x / 0.5)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("training", ["t = Constant<value_int=1>()  train = Cast<to=9>(t)", "train = Cast<to=9>(x)"])
+def test_dropout_that_may_be_training_is_refused(training: str) -> None:
+    with pytest.raises(UnsupportedError, match="training mode"):
+        gradient_at("double x", f"{training}  y = Dropout(x, , train)")
+
+
+def test_a_cast_to_the_type_of_integers_stops_the_gradient() -> None:
+    body = "i = CastLike(x, t)  f = CastLike(i, x)  p = Mul(f, x)  y = Add(p, x)"
+    assert gradient_at("double[2] x, int64[1] t", body, x=[1.5, 2.5], t=np.array([0])) == [[2, 3]]

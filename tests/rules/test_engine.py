@@ -63,6 +63,23 @@ def test_a_residual_block_costs_one_node_per_forward_node_and_two_per_relu() -> 
     assert emitted == [*head, *mask, "Conv", *mask, "Mul", "Conv", "Sum"]
 
 
+@pytest.mark.parametrize(
+    ("a", "emitted"),
+    [
+        ("[N,3]", []),
+        ("[1,3]", ["ReduceSum"]),
+        ("[N,1]", ["ReduceSum"]),
+        ("[3]", ["ReduceSum"]),
+        ("", ["ReduceSum"]),
+        ("[1]", ["ReduceSum", "Squeeze"]),
+    ],
+)
+def test_a_broadcast_known_at_rewrite_time_costs_one_sum(a: str, emitted: list[str]) -> None:
+    net = model("y = Add(a, b)", f"double{a} a, double[N,3] b", "double[N,3] y")
+    rewritten, _ = gradients(net, ["a"], (2, 3))
+    assert [n.op_type for n in rewritten.graph.node[1:]] == emitted
+
+
 def test_every_emitted_node_and_constant_is_needed_by_an_output() -> None:
     rewritten, names = gradients(NET.model(18), ["x"], (2, 3))
     needed = {*names.values(), "y"}

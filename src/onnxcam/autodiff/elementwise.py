@@ -30,9 +30,18 @@ def mask(op: Builder, condition: str) -> str:
     return str(op.Cast(condition, to=op.dtype))
 
 
-@vjp("Identity", "Dropout", "Cast", "CastLike", wrt=(0,))
+@vjp("Identity", "Cast", "CastLike", wrt=(0,))
 def identity(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy. Cotangents always have the builder's float type, so a cast between floats passes them through."""
+    return (None if node.output_dtype() in INTEGERS else dy,)
+
+
+@vjp("Dropout", wrt=(0,))
+def dropout(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """dx = dy at inference."""
+    training = node.constant(2)
+    if node.has(2) and (training is None or training.any()):
+        raise node.unsupported("it may be in training mode", "export the model with `eval()`")
     return (dy,)
 
 
