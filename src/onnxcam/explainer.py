@@ -405,8 +405,9 @@ def _labels(
     else:
         names, where = tuple(str(n) for n in given), "the labels given"
     if len(names) != classes:
+        cut = f"; if its first {classes} lines are meant, cut it: `head -n {classes}`" if len(names) > classes else ""
         raise UsageError(
             f"{where}: {len(names)} labels, but the model has {classes} classes",
-            "give one label per class, in the order of the model's output",
+            f"give one label per class, in the order of the model's output{cut}",
         )
     return names
