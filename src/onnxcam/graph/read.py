@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxcam.errors import ModelError, UsageError
 
@@ -28,14 +29,12 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"ftrt", "a TensorRT engine", "engines hold no graph; use the `.onnx` file that it was built from"),
     (0, b"ptrt", "a TensorRT engine", "engines hold no graph; use the `.onnx` file that it was built from"),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the model", "run `git lfs pull` in its repository"),
-    (0, b"<!DOCTYPE", "an HTML page", "the download link led to a web page; fetch the raw file"),
-    (0, b"<!doctype", "an HTML page", "the download link led to a web page; fetch the raw file"),
-    (0, b"<html", "an HTML page", "the download link led to a web page; fetch the raw file"),
     (0, b"<?xml", "an XML file, as OpenVINO IR is", "use the `.onnx` file that it was converted from"),
     (0, b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (0, b"\x89PNG", "a PNG picture", "the model comes first: `onnxcam explain MODEL IMAGE`"),
     (0, b"\xff\xd8\xff", "a JPEG picture", "the model comes first: `onnxcam explain MODEL IMAGE`"),
 )
+_HTML = (b"<!doctype html", b"<html")
 _SUFFIX = {
     ".engine": ("a TensorRT engine", "engines hold no graph; use the `.onnx` file that it was built from"),
     ".plan": ("a TensorRT engine", "engines hold no graph; use the `.onnx` file that it was built from"),
@@ -64,11 +63,14 @@ def read(source: ModelSource) -> ModelFile:
     Raises: ModelError (exit code 3) where the file is missing, empty, truncated or something else than ONNX.
     """
     if isinstance(source, ModelProto):
+        _check_external(source, None, "<ModelProto>")
         data = source.SerializeToString(deterministic=True)
         return ModelFile(source, "<ModelProto>", None, hashlib.sha256(data).hexdigest())
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
-        return ModelFile(_parse(data, "<bytes>", ""), "<bytes>", None, hashlib.sha256(data).hexdigest())
+        model = _parse(data, "<bytes>", "")
+        _check_external(model, None, "<bytes>")
+        return ModelFile(model, "<bytes>", None, hashlib.sha256(data).hexdigest())
     if not isinstance(source, str | os.PathLike):
         raise UsageError(f"a model is a path, bytes or a ModelProto, not {type(source).__name__}")
     path = Path(source)
@@ -108,6 +110,10 @@ def _parse(data: bytes, name: str, suffix: str) -> ModelProto:
     for offset, magic, what, way_out in _MAGIC:
         if data[offset : offset + len(magic)] == magic:
             raise ModelError(f"{name} is not an ONNX model: it is {what}", way_out)
+    if data[:256].lstrip().lower().startswith(_HTML):
+        raise ModelError(
+            f"{name} is not an ONNX model: it is an HTML page", "the download link led to a web page; fetch the raw file"
+        )
     try:
         model: ModelProto = ModelProto.FromString(data)
     except DecodeError as error:
@@ -119,15 +125,32 @@ def _parse(data: bytes, name: str, suffix: str) -> ModelProto:
     return model
 
 
-def _check_external(model: ModelProto, folder: Path, name: str) -> None:
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Every constant of a graph, those of its nodes' attributes and subgraphs included."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for subgraph in (attribute.g, *attribute.graphs):
+                yield from _tensors(subgraph)
+
+
+def _check_external(model: ModelProto, folder: Path | None, name: str) -> None:
     """Every external file lies inside the model's folder and exists, as ONNX requires."""
     locations = {
         entry.value
-        for tensor in model.graph.initializer
+        for tensor in _tensors(model.graph)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     }
+    if not locations:
+        return
+    if folder is None:
+        raise ModelError(
+            f"{name} keeps weights in external files: {', '.join(sorted(locations))}",
+            "pass the path of the `.onnx` file, so that they can be found beside it",
+        )
     outside = sorted(f for f in locations if not (folder / f).resolve().is_relative_to(folder))
     if outside:
         raise ModelError(
