@@ -112,7 +112,8 @@ def _parse(data: bytes, name: str, suffix: str) -> ModelProto:
             raise ModelError(f"{name} is not an ONNX model: it is {what}", way_out)
     if data[:256].lstrip().lower().startswith(_HTML):
         raise ModelError(
-            f"{name} is not an ONNX model: it is an HTML page", "the download link led to a web page; fetch the raw file"
+            f"{name} is not an ONNX model: it is an HTML page",
+            "the download link led to a web page; fetch the raw file",
         )
     try:
         model: ModelProto = ModelProto.FromString(data)
