@@ -1,0 +1,129 @@
+"""How things are timed: pairs of calls, one after the other, and the median of the pairs' ratios.
+
+A ratio of two calls that ran within milliseconds of each other forgets what else the machine was doing; a ratio of two
+averages does not. The spread given is that of the pair ratios, first to third quartile.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnxruntime as ort
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`quick`: a fifth of the repetitions and the small cases only. `threads`: of every runtime and library."""
+
+    quick: bool
+    threads: int
+
+    def repeats(self, seconds: float, budget: float) -> int:
+        """How many pairs of about `seconds` each fit in `budget` seconds; 7 at least."""
+        return max(7, min(200, int(budget * (0.2 if self.quick else 1.0) / max(seconds, 1e-9))))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: times in milliseconds, the `value` that has a target, its spread, whether it is met.
+
+    `value` is a ratio (unit `x`) or seconds (`s`), `low` and `high` its quartiles. `better` says which way the target
+    points: `lower` (at most) or `higher` (at least). What could not be measured has only a `note`.
+    """
+
+    row: str
+    case: str
+    ours: float | None = None
+    against: str = ""
+    theirs: float | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    target: float | None = None
+    better: str = "lower"
+    unit: str = "x"
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        if self.value is None or self.target is None:
+            return None
+        return self.value <= self.target if self.better == "lower" else self.value >= self.target
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "met": self.met}
+
+
+Rows = Iterator[Row]
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def paired(
+    ours: Callable[[], object], theirs: Callable[[], object], settings: Settings, budget: float, pause: float
+) -> tuple[float, float, list[float]]:
+    """Median milliseconds of both, and the ratio of every pair, ours / theirs, in an order that alternates.
+
+    `pause` seconds before every call let the spinning threads of another library go to sleep.
+    """
+    warm = 0.0
+    for _ in range(2):
+        warm = milliseconds(ours) + milliseconds(theirs)
+    a: list[float] = []
+    b: list[float] = []
+    for i in range(settings.repeats(warm / 1e3, budget)):
+        for side, call in ((a, ours), (b, theirs)) if i % 2 else ((b, theirs), (a, ours)):
+            time.sleep(pause)
+            side.append(milliseconds(call))
+    return statistics.median(a), statistics.median(b), [x / y for x, y in zip(a, b, strict=True)]
+
+
+def ratio_row(
+    row: str,
+    case: str,
+    ours: Callable[[], object],
+    against: str,
+    theirs: Callable[[], object],
+    settings: Settings,
+    *,
+    target: float | None,
+    better: str = "lower",
+    budget: float = 12.0,
+    pause: float = 0.0,
+    note: str = "",
+) -> Row:
+    """Time a pair. The ratio is ours / theirs, or, where more is better, theirs / ours ("times faster")."""
+    mine, other, ratios = paired(ours, theirs, settings, budget, pause)
+    if better == "higher":
+        ratios = [1 / r for r in ratios]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return Row(row, case, mine, against, other, middle, low, high, target, better, note)
+
+
+def seconds_row(row: str, case: str, seconds: list[float], target: float | None, note: str = "") -> Row:
+    """A row whose value is the median of some seconds."""
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    return Row(row, case, middle * 1e3, value=middle, low=low, high=high, target=target, unit="s", note=note)
+
+
+def session_options(settings: Settings) -> ort.SessionOptions:
+    """The same for every session that is compared.
+
+    `force_spinning_stop`: a session's threads spin for the next work only during a run. With ORT's default they go on
+    spinning for milliseconds after it and take the cores from whatever runs next, here the other session of the pair.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = settings.threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def session(model: bytes, settings: Settings) -> ort.InferenceSession:
+    return ort.InferenceSession(model, session_options(settings), providers=["CPUExecutionProvider"])
