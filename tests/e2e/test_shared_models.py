@@ -61,7 +61,12 @@ PEAKS = {
 
 FLOATS = [pytest.param(m, id=m.file.removesuffix(".onnx")) for m in MODELS]
 QUANTS = [pytest.param(m, id=m.file.removesuffix(".onnx")) for m in QUANTISED]
-IMAGENET = [p for p in (*FLOATS, *QUANTS) if p.values[0].shots == "imagenet"]
+# Those that see both the dog and the cat: squeezenet1_1_fp16_winml gives its best cat a probability of 1 in 13,000.
+SEES_BOTH = [
+    p
+    for p in (*FLOATS, *QUANTS)
+    if p.values[0].shots == "imagenet" and p.values[0].file != "squeezenet1_1_fp16_winml.onnx"
+]
 
 
 @cache
@@ -111,7 +116,7 @@ def test_no_map_of_a_float_model_is_empty_or_nan(model: Model) -> None:
         assert seen.best is None or not seen.best.warnings, seen.shot.name
 
 
-@pytest.mark.parametrize("model", IMAGENET)
+@pytest.mark.parametrize("model", SEES_BOTH)
 def test_the_dog_and_the_cat_of_one_picture_light_up_in_their_own_boxes(model: Model) -> None:
     explained = explainer(model)
     (shot,) = (s for s in shots("imagenet") if s.name == "pgc_both.png")
