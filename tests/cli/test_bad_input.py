@@ -1,0 +1,261 @@
+"""Every mistake has its designed message, hint and exit code, and leaves no file behind."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from colours import COLOURS, Result, described, listing
+from onnx import parser
+from PIL import Image
+
+Refused = Callable[..., Result]
+
+
+def spoil(path: str, content: bytes) -> str:
+    Path(path).write_bytes(content)
+    return path
+
+
+def saved(text: str, path: str = "other.onnx") -> str:
+    onnx.save(parser.parse_model(text), path)
+    return path
+
+
+TWO_BLOCKERS = """
+    <ir_version: 8, opset_import: ["" : 18, "acme" : 1]>
+    blocked (float[N,3,8,8] x) => (float[N,3] y)
+    <float[N,3] f1, float[N,3] f2, float[N,3] f3, float[3,3] w = {1, 0, 0, 0, 1, 0, 0, 0, 1}>
+    {
+        a = Relu(x)
+        p = GlobalAveragePool(a)
+        f = Flatten(p)
+        [first] f1 = acme.Fuse(f)
+        [second] f2 = acme.Fuse(f1)
+        [third] f3 = acme.Squash(f2)
+        y = Gemm<transB=1>(f3, w)
+    }"""
+
+MODELS: dict[str, tuple[Callable[[], str], int, str, str]] = {
+    "is a PyTorch checkpoint": (
+        lambda: spoil("net.pth", b"\x80\x02}q\x00."), 3, "net.pth is not an ONNX model: it is a Python pickle",
+        "torch.onnx.export",
+    ),
+    "is truncated": (
+        lambda: spoil("cut.onnx", Path("colours.onnx").read_bytes()[:-7]), 3, "cut.onnx cannot be read: it is trunc",
+        "download it again",
+    ),
+    "is empty": (lambda: spoil("empty.onnx", b""), 3, "empty.onnx is empty", "make it again"),
+    "is a Git LFS pointer": (
+        lambda: spoil("lfs.onnx", b"version https://git-lfs.github.com/spec/v1\n"), 3, "lfs.onnx is not an ONNX model",
+        "git lfs pull",
+    ),
+    "does not exist": (
+        lambda: "colour.onnx", 3, "colour.onnx: no such file", "did you mean `colours.onnx`?",
+    ),
+    "is a folder": (lambda: ".", 3, ". is a folder", "it holds `colours.onnx`"),
+    "is the picture": (lambda: "dog.png", 3, "dog.png is not an ONNX model: it is a PNG picture", "MODEL IMAGE"),
+    "fails the checker": (
+        lambda: saved(COLOURS.replace("Relu", "Rellu")), 3, "other.onnx is not a valid ONNX model: No Op registered",
+        "export it again",
+    ),
+    "has no picture input": (
+        lambda: saved('<ir_version: 8, opset_import: ["" : 18]> g (int64[N,9] ids) => (int64[N,9] y) { y = Neg(ids) }'),
+        3, "other.onnx has no picture input: `ids` ['N', 9]", "(N, C, H, W)",
+    ),
+    "has operators without a rule": (
+        lambda: saved(TWO_BLOCKERS), 4, "2 operators have no derivative rule between", "choose a layer after them",
+    ),
+    "has no feature map": (
+        lambda: saved('<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,3] y) '
+                      "{ p = GlobalAveragePool(x) y = Flatten(p) }"),
+        4, "no spatial feature map (N, K, h, w) lies between `x` and `y`", "--layer",
+    ),
+    "has no class scores": (
+        lambda: saved('<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) '
+                      "{ y = Relu(x) }"),
+        4, "no output holds one score per class", "classifiers",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that(name: str, refused: Refused) -> None:
+    make, code, message, hint = MODELS[name]
+    refused(["explain", make(), "dog.png"], code, message, hint)
+
+
+@pytest.mark.parametrize("command", ["layers", "check"])
+@pytest.mark.parametrize("name", ["is truncated", "fails the checker", "has no class scores"])
+def test_layers_and_check_refuse_a_model_that(name: str, command: str, onnxcam: Callable[..., Result]) -> None:
+    make, code, message, hint = MODELS[name]
+    result = onnxcam(command, make())
+    assert result.code == code and message in result.err and hint in result.err
+
+
+def test_every_operator_without_a_rule_is_named_with_count_and_first_node(refused: Refused) -> None:
+    result = refused(["explain", saved(TWO_BLOCKERS), "dog.png"], 4, "between `a` and", "`onnxcam layers MODEL`")
+    assert "  acme::Fuse    2x  first node `first`\n" in result.err
+    assert "  acme::Squash  1x  first node `third`\n" in result.err
+
+
+PICTURES: dict[str, tuple[Callable[[], str], str, str]] = {
+    "does not exist": (lambda: "cat.png", "cat.png: no such file", "check the path"),
+    "is no picture": (lambda: spoil("note.png", b"hello"), "note.png: is not a picture", "convert it"),
+    "is the model": (lambda: "colours.onnx", "colours.onnx: is not a picture", "convert it"),
+    "is truncated": (
+        lambda: spoil("cut.png", Path("dog.png").read_bytes()[:60]), "cut.png: is damaged or cut short", "again",
+    ),
+    "is empty": (lambda: spoil("empty.png", b""), "empty.png: is empty (0 bytes)", "again"),
+    "is a folder": (lambda: ".", ".: is a directory", "name a picture file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_that(name: str, refused: Refused) -> None:
+    make, message, hint = PICTURES[name]
+    refused(["explain", "colours.onnx", make()], 5, message, hint)
+
+
+ARGUMENTS: dict[str, tuple[list[str], str, str]] = {
+    "unknown layer": (["--layer", "aa"], "the model has no layer `aa`", "did you mean `a`?"),
+    "unknown method": (["--method", "grad-cam"], "there is no method `grad-cam`", "did you mean `gradcam`?"),
+    "unknown label": (["--target", "tabi cat"], "no class is called `tabi cat`", "did you mean `tabby, tabby cat`?"),
+    "ambiguous label": (
+        ["--target", "crane"], "label `crane` fits 2 classes: 1 `crane, bird`, 2 `crane, machine`", "give the index",
+    ),
+    "class out of range": (["--target", "3"], "class 3 does not exist: the model has 3 classes", "give 0 to 2"),
+    "class below range": (["--target", "-2"], "class -2 does not exist", "-1 for the predicted class"),
+    "unknown output": (["--class-output", "probs"], "the model has no output `probs`", "its outputs: `y`"),
+    "unknown colormap": (["--colormap", "rainbow"], "unknown colormap `rainbow`", "jet, viridis, hot, gray"),
+    "opacity above 1": (["--opacity", "1.5"], "opacity 1.5 is outside [0, 1]", "0 is the picture alone"),
+    "unknown provider": (["--provider", "cudaa"], "execution provider `cudaa` is not available", "available: "),
+    "size that the file contradicts": (["--size", "9x9"], "takes pictures of 8x8, not 9x9", "leave the size out"),
+    "missing labels file": (["--labels", "names.txt"], "labels names.txt cannot be read", "one label per line"),
+    "gray for a colour model": (["--channels", "gray"], "takes 3 channels, but `gray` pictures have 1", "--channels"),
+    "std of 0": (["--std", "0"], "std: ", "correct the arguments"),
+    "missing custom operators": (["--custom-ops", "ops.so"], "custom operator library `ops.so`", "shared library"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_argument_with(name: str, refused: Refused) -> None:
+    options, message, hint = ARGUMENTS[name]
+    refused(["explain", "colours.onnx", "dog.png", *options], 2, message, hint)
+
+
+def test_labels_for_another_number_of_classes_are_refused(refused: Refused) -> None:
+    Path("names.txt").write_text("a\nb\n")
+    arguments = ["explain", "colours.onnx", "dog.png", "--labels", "names.txt"]
+    refused(arguments, 2, "names.txt: 2 labels, but the model has 3 classes", "one label per class")
+
+
+def test_an_overlay_is_never_read_as_a_picture(refused: Refused) -> None:
+    Image.new("RGB", (4, 4)).save("dog.cam.png")
+    for name in ("dog.cam.png", "DOG.CAM.PNG"):
+        refused(["explain", "colours.onnx", name], 2, f"{name} is an overlay", "the picture that it was made from")
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["explan"], ["explain"], ["explain", "m.onnx", "x.png", "--size", "big"], ["explain", "--fit", "pad"]]
+)
+def test_wrong_usage_is_exit_code_2_with_nothing_on_stdout(argv: list[str], onnxcam: Callable[..., Result]) -> None:
+    result = onnxcam(*argv)
+    assert (result.code, result.out) == (2, "") and "usage: onnxcam" in result.err
+
+
+OUTPUTS: dict[str, tuple[str, str, str]] = {
+    "in a folder that is not there": (
+        "missing/out.png",
+        "missing/out.png: there is no folder missing",
+        "mkdir -p missing",
+    ),
+    "below a file": ("dog.png/out.png", "dog.png/out.png: there is no folder dog.png", "mkdir"),
+    "that is a folder": ("there", "there is a folder", "`there/out.png`"),
+    "of an unknown kind": ("out.pdf", "out.pdf: cannot write a `.pdf` file", ".png, .jpg, .jpeg, .webp, .npy, .json"),
+    "without a suffix": ("out", "out: cannot write a `` file", ".png"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_output(name: str, refused: Refused) -> None:
+    path, message, hint = OUTPUTS[name]
+    Path("there").mkdir()
+    refused(["explain", "colours.onnx", "dog.png", "-o", path], 6, message, hint)
+
+
+def test_a_bad_output_is_refused_before_any_work(refused: Refused) -> None:
+    refused(["explain", "absent.onnx", "absent.png", "-o", "missing/out.png"], 6, "there is no folder", "mkdir")
+
+
+def test_a_folder_without_write_permission_is_refused_before_any_work(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, whom no folder refuses
+    refused(["explain", "colours.onnx", "dog.png"], 6, "the folder . is not writable", "--output")
+
+
+def failing(error: OSError | KeyboardInterrupt) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("step", ["mkstemp", "replace", "fdopen"])
+def test_a_write_that_fails_leaves_nothing_half_written(
+    step: str, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = failing(OSError(28, "No space left on device"))
+    owner = {"mkstemp": tempfile, "replace": Path, "fdopen": os}[step]
+    monkeypatch.setattr(owner, step, full)
+    arguments = ["explain", "colours.onnx", "dog.png", "-o", "out.png"]
+    refused(arguments, 6, "out.png cannot be written: No space left on device", "--output")
+
+
+def test_an_interrupt_while_writing_leaves_the_old_file_and_no_temporary_one(
+    folder: Path, onnxcam: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("out.npy").write_bytes(b"old")
+    before = listing(folder)
+    monkeypatch.setattr(Path, "replace", failing(KeyboardInterrupt()))
+    result = onnxcam("explain", "colours.onnx", "dog.png", "-o", "out.npy")
+    assert (result.code, result.out, result.err) == (130, "", "interrupted\n")
+    assert listing(folder) == before
+
+
+def test_a_model_that_the_runtime_cannot_load_says_so_with_the_runtimes_reason(refused: Refused) -> None:
+    text = (
+        TWO_BLOCKERS.replace("p = GlobalAveragePool(a)", "")
+        .replace("f = Flatten(p)", "")
+        .replace("[first] f1 = acme.Fuse(f)", "[first] f1 = acme.Fuse(a)")
+    )
+    after = "y = Gemm<transB=1>(f3, w)"
+    text = text.replace(
+        "float[N,3] f1, float[N,3] f2, float[N,3] f3", "float[N,3,8,8] f1, float[N,3,8,8] f2, float[N,3,8,8] f3"
+    )
+    text = text.replace(after, "r = Relu(f3) q = GlobalAveragePool(r) f = Flatten(q) y = Gemm<transB=1>(f, w)")
+    refused(["explain", saved(text), "dog.png"], 3, "ONNX Runtime", "custom_ops_library")
+
+
+NAN = COLOURS.replace("a = Relu(x)", "k = Constant<value_float=-9.0>() s = Add(x, k) a = Sqrt(s)")
+EMPTY = COLOURS.replace("w = {1, 0, 0, 0, 1, 0, 0, 0, 1}", "w = {-1, 0, 0, 0, -1, 0, 0, 0, -1}")
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [(NAN, "warning: the map holds NaN"), (EMPTY, "warning: the map is empty: no cell of `a` speaks for this class")],
+)
+def test_an_unfit_map_is_reported_on_screen_and_still_written(
+    text: str, warning: str, onnxcam: Callable[..., Result]
+) -> None:
+    onnx.save(described(text), "other.onnx")
+    result = onnxcam("explain", "other.onnx", "dog.png")
+    assert result.code == 0 and result.err.startswith(warning)
+    with Image.open("dog.cam.png") as overlay, Image.open("dog.png") as picture:
+        if text == NAN:
+            assert overlay.tobytes() == picture.tobytes()  # uncoloured
+        assert overlay.size == picture.size
