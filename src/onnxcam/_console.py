@@ -1,6 +1,7 @@
 """What a person reads: the only file that prints. Results go to stdout, everything else to stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,9 +12,17 @@ from rich.table import Table
 
 from onnxcam.errors import OnnxCamError
 
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # rich would leave with exit code 1; `cli.main` knows better
+
+
+# NO_COLOR: rich alone would keep bold and dim.
+_plain = {"color_system": None} if os.environ.get("NO_COLOR") else {}
 # Piped output is for scripts: as wide as it needs to be.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 400)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 400, **_plain)
+err = _Console(stderr=True, highlight=False, soft_wrap=True, **_plain)
 
 
 def print_json(value: Any) -> None:
