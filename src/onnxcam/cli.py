@@ -21,12 +21,13 @@ operator or shape, 5 picture, 6 output, 130 interrupted"""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.run
     try:
-        code = command(arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            arguments = _parser().parse_args(argv)
+            command: Callable[[argparse.Namespace], int] = arguments.run
+            return command(arguments)
+        finally:
+            sys.stdout.flush()  # here, so that a reader that left early is noticed below
     except OnnxCamError as error:
         from onnxcam._console import print_error
 
