@@ -101,12 +101,12 @@ class Explanation:
         return overlay(self.picture.rgb, values.astype(np.float32), self.region, colormap, opacity)
 
     def record(self) -> dict[str, Any]:
-        """Everything but the maps, as plain JSON values."""
+        """Everything but the maps, as plain JSON values; scores that are not finite are null."""
         return {
             "class_index": self.class_index,
             "label": self.label,
-            "score": self.score,
-            "probability": self.probability,
+            "score": _finite(self.score),
+            "probability": _finite(self.probability),
             "layer": self.layer,
             "method": self.method,
             "normalize": self.normalize,
@@ -117,7 +117,7 @@ class Explanation:
             "is_empty": self.is_empty,
             "has_nan": self.has_nan,
             "warnings": list(self.warnings),
-            "top": [{"index": c.index, "label": c.label, "score": c.score} for c in self.top],
+            "top": [{"index": c.index, "label": c.label, "score": _finite(c.score)} for c in self.top],
             "provenance": dict(self.provenance),
         }
 
@@ -131,7 +131,7 @@ class Explanation:
         if suffix == ".npy":
             np.save(buffer, self.values)
         elif suffix == ".json":
-            buffer.write(json.dumps(self.record(), indent=2, allow_nan=True).encode() + b"\n")
+            buffer.write(json.dumps(self.record(), indent=2, allow_nan=False).encode() + b"\n")
         elif suffix in (".png", ".jpg", ".jpeg", ".webp"):
             kind = {".png": "PNG", ".webp": "WEBP"}.get(suffix, "JPEG")
             self.overlay(**drawing).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
