@@ -397,7 +397,7 @@ def _labels(
     elif isinstance(given, str | os.PathLike):
         where = str(given)
         try:
-            names = tuple(line.strip() for line in Path(given).read_text("utf-8").rstrip("\n").split("\n"))
+            names = tuple(line.strip() for line in Path(given).read_text("utf-8-sig").rstrip("\n").split("\n"))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"labels {where} cannot be read: {error}", "give a text file with one label per line"
