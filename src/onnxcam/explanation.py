@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -145,3 +146,7 @@ class Explanation:
         state = f", {self.warnings[0]}" if self.warnings else f", peak at {self.peak}"
         height, width = self.values.shape
         return f"<Explanation {name!r} {shown}: {self.method} at {self.layer!r}, {width}x{height}{state}>"
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
