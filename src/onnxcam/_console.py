@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,10 +19,10 @@ class _Console(Console):
 
 
 # NO_COLOR: rich alone would keep bold and dim.
-_plain = {"color_system": None} if os.environ.get("NO_COLOR") else {}
+_colors: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
 # Piped output is for scripts: as wide as it needs to be.
-out = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 400, **_plain)
-err = _Console(stderr=True, highlight=False, soft_wrap=True, **_plain)
+out = _Console(highlight=False, soft_wrap=True, color_system=_colors, width=None if sys.stdout.isatty() else 400)
+err = _Console(stderr=True, highlight=False, soft_wrap=True, color_system=_colors)
 
 
 def print_json(value: Any) -> None:
