@@ -170,10 +170,10 @@ def wrt_of(case: Case, model: ModelProto) -> list[str]:
     return list(case.wrt if case.wrt is not None else floats)
 
 
-def gradient_at(inputs: str, body: str, runtime: bool = False, **feeds: Any) -> list[list[Any]]:
+def gradient_at(inputs: str, body: str, runtime: bool = False, opset: int = 20, **feeds: Any) -> list[list[Any]]:
     """d(sum y) / d(every float input) at the given values as nested lists, for comparison with values by hand."""
     case = Case("", inputs, body, feeds={k: np.asarray(v) for k, v in feeds.items()})
-    model = case.model(20, "float" if runtime else "double")
+    model = case.model(opset, "float" if runtime else "double")
     wrt, given = wrt_of(case, model), case.values(model)
     graph = Graph(model)
     op = Builder(graph, TensorProto.FLOAT if runtime else TensorProto.DOUBLE)

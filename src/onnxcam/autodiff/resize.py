@@ -21,16 +21,16 @@ def resize(op: Builder, node: Primal, dy: str) -> Cotangents:
     R, of shape (size, new size), is the operator itself applied to an identity matrix, in the graph, so that
     coordinates are rounded and clipped as in the runtime's own forward pass.
     """
-    rank = node.rank(0)
+    rank, shape, out = node.rank(0), node.shape(0) or (), node.output_shape() or ()
     axes = [a % rank for a in node.attrs.get("axes") or range(rank)]
-    sizes = node.static(0, axes)
-    new = node.static_output(axes)
     attrs = {name: node.attrs[name] for name in _RESIZE if name in node.attrs}
     roi = _region(node, len(axes))
-    scales = _scales(node, sizes, new)
-    for i, (axis, size, after) in enumerate(zip(axes, sizes, new, strict=True)):
-        if size == after and (scales is None or scales[i] == 1) and (roi is None or list(roi[:, i]) == [0, 1]):
+    scales = _scales(node, axes)
+    for i, axis in enumerate(axes):
+        same = scales[i] == 1 if scales is not None else out != () and shape[axis] == out[axis]
+        if same and (roi is None or list(roi[:, i]) == [0, 1]):
             continue
+        (size,), (after,) = node.static(0, [axis]), node.static_output([axis])
         identity = op.EyeLike(op.ConstantOfShape([size, size], value=op.scalar(0.0)))
         region = None if roi is None else np.array([0, 0, 0, roi[0, i], 1, 1, 1, roi[1, i]], np.float32)
         scale = None if scales is None else np.array([1, 1, 1, scales[i]], np.float32)
@@ -49,7 +49,7 @@ def _region(node: Primal, axes: int) -> "np.ndarray[tuple[int, ...], np.dtype[np
     return roi.astype(np.float64).reshape(2, axes)
 
 
-def _scales(node: Primal, sizes: tuple[int, ...], new: tuple[int, ...]) -> list[float] | None:
+def _scales(node: Primal, axes: list[int]) -> list[float] | None:
     """The factor per axis; None where it is new size / size."""
     if node.has(2) and node.shape(2) != (0,):
         scales = node.constant(2)
@@ -59,13 +59,13 @@ def _scales(node: Primal, sizes: tuple[int, ...], new: tuple[int, ...]) -> list[
     policy = node.attrs.get("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
         return None
-    wanted = node.constant(3)
+    sizes, new, wanted = node.static(0, axes), node.static_output(axes), node.constant(3)
     if wanted is None:
         raise node.unsupported("its sizes are not constant")
     ratios = [int(w) / s for w, s in zip(wanted, sizes, strict=True)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
     if [math.floor(np.float32(scale) * np.float32(s)) for s in sizes] != list(new):
-        raise node.unsupported("the aspect ratio that it keeps gives a fractional size; export it with exact sizes")
+        raise node.unsupported("the aspect ratio that it keeps gives a fractional size", "export it with exact sizes")
     return [scale] * len(sizes)
 
 
@@ -119,15 +119,61 @@ def col2im(op: Builder, node: Primal, dy: str) -> Cotangents:
     return (node.reshaped(columns),)
 
 
-def _denormalized(b: Builder, g: str, size: int, align: bool) -> str:
-    """Pixel coordinates of normalised ones in [-1, 1]."""
-    if align:
-        return str(b.Mul(b.Add(g, 1.0), (size - 1) / 2))
-    return str(b.Sub(b.Mul(b.Add(g, 1.0), size / 2), 0.5))
+@composed("GridSample")
+def grid_sample(b: Builder, node: Primal) -> str:
+    """y = sum over the 2^d or 4^d neighbouring pixels of weight * x[pixel]; nothing flows to the grid of `nearest`.
+
+    Padding `border` clamps coordinates, `reflection` mirrors them, `zeros` drops pixels outside.
+    """
+    x, grid = node.inputs
+    size = node.static(0, range(2, node.rank(0)))
+    points = node.static(1, range(1, node.rank(1) - 1))
+    align, padding = bool(node.attrs["align_corners"]), node.attrs["padding_mode"]
+    (channels,) = node.static(0, [1])
+    taps: list[tuple[str, str]] = [(b.floats(0.0), "")]  # flat pixel index, weight ("" for 1)
+    for axis, n in enumerate(size):
+        g = b.Reshape(b.Gather(grid, len(size) - 1 - axis, axis=-1), [0, 1, -1])
+        per_axis = _kernel(b, g, n, node.attrs["mode"].removeprefix("bi"), padding, align)
+        taps = [
+            (b.Add(b.Mul(index, float(n)), pixel), b.Mul(weight, w) if weight and w else weight or w)
+            for index, weight in taps
+            for pixel, w in per_axis
+        ]
+    flat = b.Reshape(x, [0, channels, -1])
+    parts = []
+    for index, weight in taps:
+        everywhere = b.Expand(b.Cast(index, to=7), [1, channels, 1])
+        picked = b.GatherElements(flat, everywhere, axis=2)
+        parts.append(b.Mul(picked, weight) if weight else picked)
+    total = parts[0] if len(parts) == 1 else b.Sum(*parts)
+    return str(b.Reshape(total, [0, channels, *points]))
+
+
+def _kernel(b: Builder, g: str, n: int, mode: str, padding: str, align: bool) -> list[tuple[str, str]]:
+    """Neighbouring pixels of normalised coordinates along an axis of n pixels, all within it, and their weights."""
+    at = b.Mul(b.Add(g, 1.0), (n - 1) / 2) if align else b.Sub(b.Mul(b.Add(g, 1.0), n / 2), 0.5)
+    low, high = (0.0, n - 1.0) if align else (-0.5, n - 0.5)
+
+    def inside(p: str) -> str:
+        return str(b.Clip(p, b.floats(0.0), b.floats(n - 1.0)))
+
+    at = b.Round(at) if mode == "nearest" else at
+    if padding == "border":
+        at = b.Where(b.Or(b.Less(at, low), b.Greater(at, high)), inside(at), at)
+    elif padding == "reflection":
+        at = _reflected(b, at, low, high)
+    placed = []
+    for p, w in [(at, "")] if mode == "nearest" else _weights(b, at, mode):
+        if padding == "zeros":
+            seen = b.Cast(b.And(b.GreaterOrEqual(p, 0.0), b.LessOrEqual(p, n - 1.0)), to=b.dtype)
+            placed.append((inside(p), b.Mul(w, seen) if w else seen))
+        else:
+            placed.append((inside(_reflected(b, p, low, high) if padding == "reflection" else p), w))
+    return placed
 
 
 def _reflected(b: Builder, x: str, low: float, high: float) -> str:
-    """`x` reflected at the bounds until it lies between them."""
+    """`x` mirrored at the bounds until it lies between them."""
     span = high - low
     if span == 0:
         return str(b.Mul(x, 0.0))
@@ -136,66 +182,15 @@ def _reflected(b: Builder, x: str, low: float, high: float) -> str:
     return str(b.Add(b.Sub(span, b.Abs(b.Sub(phase, span))), low))
 
 
-@composed("GridSample")
-def grid_sample(b: Builder, node: Primal) -> str:
-    """y = sum over the 2^d or 4^d neighbouring pixels of weight * x[pixel]; nothing flows to the grid of `nearest`.
-
-    Padding: `border` clamps coordinates, `reflection` mirrors them, `zeros` drops pixels outside.
-    """
-    x, grid = node.inputs
-    size = node.static(0, range(2, node.rank(0)))
-    points = node.static(1, range(1, node.rank(1) - 1))
-    align, padding = bool(node.attrs["align_corners"]), node.attrs["padding_mode"]
-    mode = node.attrs["mode"].removeprefix("bi")
-    channels = node.static(0, [1])[0]
-    flat = b.Reshape(x, [0, channels, -1])
-    taps: list[tuple[list[str], list[str]]] = [([], [])]  # pixel coordinates per axis, weights
-    for axis, n in enumerate(size):
-        g = b.Reshape(b.Gather(grid, len(size) - 1 - axis, axis=-1), [0, 1, -1])
-        at = _denormalized(b, g, n, align)
-        low, high = (0.0, n - 1.0) if align else (-0.5, n - 0.5)
-        if mode != "cubic":
-            at = _within(b, at, padding, low, high, n)
-        per_axis = [
-            (_within(b, p, padding, low, high, n) if mode == "cubic" else p, w) for p, w in _kernel(b, at, mode)
-        ]
-        taps = [([*ps, p], [*ws, w]) for ps, ws in taps for p, w in per_axis]
-    parts = []
-    for pixels, weights in taps:
-        index, weight = b.floats(0.0), None
-        for p, w, n in zip(pixels, weights, size, strict=True):
-            index = b.Add(b.Mul(index, float(n)), b.Clip(p, b.floats(0.0), b.floats(n - 1.0)))
-            if padding == "zeros":
-                inside = b.Cast(b.And(b.GreaterOrEqual(p, 0.0), b.LessOrEqual(p, n - 1.0)), to=b.dtype)
-                w = b.Mul(w, inside) if w else inside
-            weight = (b.Mul(weight, w) if weight else w) if w else weight
-        shape = b.Expand(b.Cast(index, to=7), b.Concat([1], [channels], [1], axis=0))
-        picked = b.GatherElements(flat, shape, axis=2)
-        parts.append(b.Mul(picked, weight) if weight else picked)
-    total = parts[0] if len(parts) == 1 else b.Sum(*parts)
-    return str(b.Reshape(total, [0, channels, *points]))
-
-
-def _within(b: Builder, at: str, padding: str, low: float, high: float, n: int) -> str:
-    if padding == "border":
-        return str(b.Clip(at, b.floats(0.0), b.floats(n - 1.0)))
-    if padding == "reflection":
-        return _reflected(b, at, low, high)
-    return at
-
-
-def _kernel(b: Builder, at: str, mode: str) -> list[tuple[str, str]]:
-    """Neighbouring pixels of a coordinate and their weights ("" for 1)."""
-    if mode == "nearest":
-        return [(b.Round(at), "")]
+def _weights(b: Builder, at: str, mode: str) -> list[tuple[str, str]]:
+    """Neighbouring pixels of a coordinate and their weights (cubic: Keys' kernel with a = -0.75)."""
     base = b.Floor(at)
     t = b.Sub(at, base)
     if mode == "linear":
         return [(base, b.Sub(1.0, t)), (b.Add(base, 1.0), t)]
-    a = -0.75
-    pixels = []
+    a, pixels = -0.75, []
     for offset in (-1.0, 0.0, 1.0, 2.0):
-        d = b.Add(t, 1.0) if offset == -1 else t if offset == 0 else b.Sub(offset, t)
+        d = b.Abs(b.Sub(t, offset))
         if offset in (0.0, 1.0):
             w = b.Add(b.Mul(b.Mul(d, d), b.Sub(b.Mul(d, a + 2), a + 3)), 1.0)
         else:

@@ -118,4 +118,6 @@ _MICROSOFT: dict[str, StandIn] = {
     "MatMulIntegerToFloat": _as("MatMul", (0, 1), like=2),
 }
 _STAND_INS: dict[tuple[str, str], StandIn] = {("com.microsoft", k): v for k, v in _MICROSOFT.items()}
-_STAND_INS["", "SimplifiedLayerNormalization"] = _same(0)
+# Not in ONNX's schemas; in them, but without inference.
+for _kind in ("SimplifiedLayerNormalization", "GroupNormalization", "MeanVarianceNormalization"):
+    _STAND_INS["", _kind] = _same(0)

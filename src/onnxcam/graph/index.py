@@ -7,18 +7,21 @@ tensor name in the file; nodes are the model's own, in topological order (the ch
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
 
 from onnxcam.graph.foreign import stand_ins
+
+if TYPE_CHECKING:
+    from onnx.reference import ReferenceEvaluator
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
@@ -193,6 +196,15 @@ class Graph:
         found = self.types.get(value)
         return found.shape if found else None
 
+    def constant_rank(self, value: str) -> int | None:
+        """Rank of a value that is a weight, or computed from weights alone by a cast or dequantisation; else None."""
+        if value in self.initializers:
+            return len(self.initializers[value].dims)
+        node = self.producer(value)
+        if node is not None and node.op_type in ("DequantizeLinear", "Cast", "Transpose", "Identity"):
+            return self.constant_rank(node.inputs[0])
+        return None
+
     def constant(self, value: str) -> npt.NDArray[Any] | None:
         """The array behind a value that does not depend on any input; None when it does (or is a subgraph's)."""
         if value not in self._constants:
@@ -291,22 +303,19 @@ _PROBES = (5, 7)
 def infer_types(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict[str, ValueType]:
     """Types of all values by shape inference, input shapes bound to `shapes`; weights may be stubs.
 
-    Where inference loses a shape in arithmetic on constants or on the symbolic batch, it is run again with the
-    constants folded and with two fixed batches: equal dimensions are fixed, the others depend on the batch and get a
-    symbol of their own.
+    Where inference loses a shape in arithmetic on shapes, the graph is walked with two fixed batches, shape arithmetic
+    evaluated on the way: equal dimensions are fixed, the others depend on the batch and get a symbol of their own.
 
     Declared output and intermediate shapes are not trusted (exporters leave stale ones); those of other domains'
     nodes, which inference cannot reproduce, are.
     """
     types = _inferred(model, shapes)
-    unknown = [
-        o for n in model.graph.node for o in n.output if o and (o not in types or None in (types[o].shape or (None,)))
-    ]
+    symbols = {d for shape in shapes.values() for d in shape if isinstance(d, str)}
+    unknown = [o for n in model.graph.node for o in n.output if o and not _told(types.get(o), symbols)]
     if unknown:
-        model = _constants_folded(model)
         first, second = (
-            _inferred(model, {k: [n if isinstance(d, str) else d for d in v] for k, v in shapes.items()})
-            for n in _PROBES
+            walked_types(model, {k: [n if isinstance(d, str) else d for d in v] for k, v in shapes.items()})
+            for n in (_PROBES if symbols else (1, 1))
         )
         for value in unknown:
             if value in first and value in second:
@@ -314,41 +323,11 @@ def infer_types(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict[
     return types
 
 
-def _constants_folded(model: ModelProto) -> ModelProto:
-    """The model with every node that reads only small constants replaced by what it computes."""
-    small = {t.name: t for t in model.graph.initializer if is_small(t)}
-    known, folded = set(small), []
-    for node in model.graph.node:
-        plain = (
-            node.domain in ("", "ai.onnx") and not any(_subgraphs_of(node)) and not node.op_type.startswith("Random")
-        )
-        if plain and all(i in known for i in node.input if i):
-            folded.append(node)
-            known.update(node.output)
-    if not folded:
-        return model
-    from onnx.reference import ReferenceEvaluator
-
-    outputs = [o for n in folded for o in n.output if o]
-    used = {i for n in folded for i in n.input}
-    graph = helper.make_graph(
-        folded, "constants", [], [ValueInfoProto(name=o) for o in outputs], [t for n, t in small.items() if n in used]
-    )
-    values = ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)).run(None, {})
-    lean = ModelProto()
-    lean.CopyFrom(model)
-    done = {id(n) for n in folded}
-    rest = [n for n in model.graph.node if id(n) not in done]
-    del lean.graph.node[:]
-    lean.graph.node.extend(rest)
-    lean.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(value), name) for name, value in zip(outputs, values, strict=True)
-    )
-    return lean
-
-
-def _subgraphs_of(node: NodeProto) -> Iterator[GraphProto]:
-    return (g for a in node.attribute for g in _subgraphs(a))
+def _told(known: ValueType | None, symbols: set[str]) -> bool:
+    """Whether every dimension is a number or one of the input's symbols, not one that inference made up."""
+    if known is None or known.shape is None:
+        return False
+    return all(isinstance(d, int) or d in symbols for d in known.shape)
 
 
 def _merged(first: ValueType, second: ValueType) -> ValueType:
@@ -383,6 +362,66 @@ def _inferred(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict[st
     types = {v.name: value_type(v) for v in (*inferred.input, *inferred.value_info, *inferred.output)}
     types.update((t.name, ValueType(t.data_type, tuple(t.dims))) for t in inferred.initializer)
     return types
+
+
+def walked_types(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict[str, ValueType]:
+    """Types of all values, node by node; what depends on small constants and known shapes alone is evaluated."""
+    opsets = list(model.opset_import)
+    data = {t.name: t for t in model.graph.initializer if is_small(t)}
+    types: dict[str, TypeProto] = {
+        t.name: helper.make_tensor_type_proto(t.data_type, list(t.dims)) for t in model.graph.initializer
+    }
+    for value in model.graph.input:
+        elem = value.type.tensor_type.elem_type
+        bound = shapes.get(value.name)
+        types[value.name] = value.type if bound is None else helper.make_tensor_type_proto(elem, list(bound))
+    for node in (made for source in model.graph.node for made in stand_ins(source)):
+        schema = Node(node, opset_of(model)).schema
+        if schema is None:
+            continue
+        outer = any(True for a in node.attribute for _ in _subgraphs(a))
+        near = types if outer else {i: types[i] for i in node.input if i in types}
+        if any(i and i not in types for i in node.input):
+            continue
+        try:
+            inferred = onnx.shape_inference.infer_node_outputs(
+                schema, node, near, {i: data[i] for i in node.input if i in data}, opset_imports=opsets
+            )
+        except onnx.shape_inference.InferenceError:
+            continue
+        types.update(inferred)
+        for name, array in _evaluated(node, types, data).items():
+            data[name] = numpy_helper.from_array(array, name)
+            types[name] = helper.make_tensor_type_proto(data[name].data_type, list(array.shape))
+    return {name: value_type(ValueInfoProto(name=name, type=kind)) for name, kind in types.items()}
+
+
+def _evaluated(
+    node: NodeProto, types: Mapping[str, TypeProto], data: Mapping[str, TensorProto]
+) -> dict[str, npt.NDArray[Any]]:
+    """The outputs of a node that computes with shapes and small constants; empty for any other."""
+    if node.op_type == "Shape" and not node.attribute:
+        shape = value_type(ValueInfoProto(name="", type=types[node.input[0]])).shape
+        known = shape is not None and all(isinstance(d, int) for d in shape)
+        return {node.output[0]: np.asarray(shape, np.int64)} if known else {}
+    if not all(i in data for i in node.input if i) or node.op_type.startswith("Random") or node.domain:
+        return {}
+    shapes = (value_type(ValueInfoProto(name=o, type=types[o])).shape or () for o in node.output if o in types)
+    if any(math.prod(d for d in shape if isinstance(d, int)) > SMALL for shape in shapes):
+        return {}
+    canonical = NodeProto(op_type=node.op_type, attribute=node.attribute)
+    canonical.input.extend(f"i{k}" if name else "" for k, name in enumerate(node.input))
+    canonical.output.extend(f"o{k}" for k in range(len(node.output)))
+    feeds = {f"i{k}": numpy_helper.to_array(data[name]) for k, name in enumerate(node.input) if name}
+    values = _evaluator(canonical.SerializeToString(deterministic=True)).run(None, feeds)
+    return {name: np.asarray(value) for name, value in zip(node.output, values, strict=True) if name}
+
+
+@lru_cache(1024)
+def _evaluator(serialized: bytes) -> "ReferenceEvaluator":
+    from onnx.reference import ReferenceEvaluator
+
+    return ReferenceEvaluator(NodeProto.FromString(serialized))
 
 
 def value_type(value: ValueInfoProto) -> ValueType:
