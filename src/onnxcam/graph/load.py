@@ -83,6 +83,12 @@ def _check(lean: ModelProto, weights: Mapping[str, TensorProto], name: str) -> N
         raise ModelError(
             f"{name} is not a valid ONNX model: {first}", "export it again, with a newer exporter"
         ) from error
+    for tensor in lean.graph.initializer:
+        if tensor.data_type not in TensorProto.DataType.values()[1:]:
+            raise ModelError(
+                f"{name}: weight `{tensor.name}` has the unknown type {tensor.data_type}",
+                "the file is damaged, or newer than the installed onnx: `pip install -U onnx`",
+            )
     for tensor in weights.values():
         if tensor.data_location == TensorProto.EXTERNAL or not tensor.HasField("raw_data"):
             continue
