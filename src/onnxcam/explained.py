@@ -1,20 +1,24 @@
 """The explained model: the user's graph with the target, the gradient and alpha appended as ordinary nodes."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from onnxcam.errors import UsageError
+from onnxcam.autodiff.engine import blockers
+from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder, tensor_info
+from onnxcam.graph.cut import HeadModel, head_after
 from onnxcam.graph.head import Head, classifier_head
 from onnxcam.graph.index import Dim, Graph
-from onnxcam.graph.layers import Layer, automatic_layer, named_layer
+from onnxcam.graph.layers import Layer, Layers
+from onnxcam.graph.layout import Layout
 from onnxcam.graph.load import Run, load
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
-from onnxcam.methods import Method, MethodContext, find_method
+from onnxcam.methods import Method, MethodContext, find_method, possible_methods
 from onnxcam.runtime import Session
 from onnxcam.targets import class_target
 
@@ -23,12 +27,25 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class CutOutputs:
+    """The head behind a layer, and the outputs of the explained model that feed its layer and crossing values."""
+
+    head: HeadModel
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LayerOutputs:
-    """The outputs for one target layer: `activations` (N, K, h, w) and `alpha`, broadcastable to it, float32."""
+    """The outputs for one target layer: `activations` (N, K, h, w) and `alpha`, broadcastable to it, float32.
+
+    Where the method makes the map itself, `activations` is that map (N, 1, H, W) and alpha is 1. cut: of methods that
+    run the head alone.
+    """
 
     layer: Layer
     activations: str
     alpha: str
+    cut: CutOutputs | None
 
 
 @dataclass(frozen=True)
@@ -47,8 +64,10 @@ class ExplainedModel:
     image: ImageInput
     head: Head
     method: Method
+    options: Mapping[str, Any]
     layers: tuple[LayerOutputs, ...]
     class_index: str
+    layer_rule: str | None
     score: str
     index: str
     logits: str
@@ -59,7 +78,8 @@ class ExplainedModel:
         """What one run asks for."""
         maps = (name for outputs in self.layers for name in (outputs.activations, outputs.alpha))
         scores = (self.score, self.index, self.logits, self.probabilities)
-        return (*maps, *(n for n in scores if n is not None))
+        cuts = (name for outputs in self.layers if outputs.cut for name in outputs.cut.values)
+        return (*maps, *(n for n in scores if n is not None), *cuts)
 
 
 def open_graph(
@@ -86,15 +106,19 @@ def open_graph(
 
 def run_once(file: ModelFile, image: ImageInput, size: Size) -> Run:
     """Runs a model on one seeded noise picture, to compare two versions of it."""
-    rng = np.random.default_rng(0)
-    shape = [d if isinstance(d, int) else 1 for d in image.bound(size)]
-    noise = rng.uniform(0, 255, shape)
-    feed = (noise if np.dtype(image.dtype).kind in "iu" else noise / 255).astype(image.dtype)
+    feed = noise(image, size)
 
     def run(model: ModelProto) -> Sequence["np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]:
         return list(Session(model, folder=file.folder).run({image.name: feed}).values())
 
     return run
+
+
+def noise(image: ImageInput, size: Size) -> "np.ndarray[tuple[int, ...], np.dtype[Any]]":
+    """One seeded noise picture, or as many as the model's batch."""
+    shape = [d if isinstance(d, int) else 1 for d in image.bound(size)]
+    drawn = np.random.default_rng(0).uniform(0, 255, shape)
+    return (drawn if np.dtype(image.dtype).kind in "iu" else drawn / 255).astype(image.dtype)
 
 
 def explained_model(
@@ -103,25 +127,42 @@ def explained_model(
     *,
     method: str = "gradcam",
     layer: str | Sequence[str] | None = None,
+    layer_layout: str | None = None,
     score: str = "logit",
     output: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> ExplainedModel:
-    """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite`."""
+    """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite`; options: of the method."""
     row = find_method(method)
+    settings = row.chosen(options or {})
     head = classifier_head(graph, output)
     names = [layer] if isinstance(layer, str) else list(layer or ())
-    layers = [named_layer(graph, name, image.name, head.logits) for name in names]
-    layers = layers or [automatic_layer(graph, image.name, head.logits)]
+    found = Layers(graph, image.name, image.layout, head.logits)
+    picture = input_layer(graph, image)
+    if row.at_input:
+        _refuse_layers(row, [name for name in names if name != image.name], image.name)
+        layers = [picture]
+    else:
+        layers = [found.named(name, layer_layout, picture.grid) for name in names] or [found.automatic]
+    _check_possible(graph, head, row, layers, picture, found)
+    if row.gradients:
+        for chosen in layers:
+            found.refuse_vanishing(chosen)
     taken = {o for n in graph.nodes for o in n.outputs} | {*graph.inputs} | graph.initializers.keys()
     class_index = _free("class_index", taken)
     op = Builder(graph)
     target = class_target(op, head, score, class_index)
-    context = MethodContext(op, layers[0], head, target)
+    context = MethodContext(op, layers[0], head, target, image, settings)
     context.settle(*target.values, inputs=(target.class_index,))
+    heads = [
+        head_after(context.graph, row.cut(context.graph, chosen, settings), [target.score], image.name)
+        for chosen in layers
+        if row.cut is not None
+    ]
     maps: list[tuple[str, str]] = []
     for chosen in layers:
         context.layer = chosen
-        maps.append((context.activations, row.alpha(context)))
+        maps.append(row.emitted(context))
         context.settle(*target.values, *(value for pair in maps for value in pair))
     outputs = []
 
@@ -134,12 +175,23 @@ def explained_model(
 
     def expose_map(number: int, chosen: Layer, activations: str, alpha: str) -> LayerOutputs:
         suffix = f"_{number}" if number else ""
-        shape: list[Dim] = ["N", chosen.channels, *chosen.grid]
+        whole = row.makes_maps
+        shape: list[Dim] = ["N", 1, None, None] if whole else ["N", chosen.channels, *chosen.grid]
         return LayerOutputs(
             chosen,
             expose(f"activations{suffix}", activations, TensorProto.FLOAT, shape),
-            expose(f"alpha{suffix}", alpha, TensorProto.FLOAT, [None, chosen.channels, None, None]),
+            expose(f"alpha{suffix}", alpha, TensorProto.FLOAT, [None, 1 if whole else chosen.channels, None, None]),
+            expose_cut(suffix, heads[number]) if heads else None,
         )
+
+    def expose_cut(suffix: str, cut: HeadModel) -> CutOutputs:
+        g = context.graph
+        values = enumerate((cut.layer, *cut.crossing))
+        names = [
+            expose(f"cut{suffix}_{i}", v, g.dtype(v), list(shape) if (shape := g.shape(v)) is not None else [])
+            for i, v in values
+        ]
+        return CutOutputs(cut, tuple(names))
 
     per_class: list[Dim] = ["N", head.classes]
     probabilities = target.probabilities
@@ -154,8 +206,42 @@ def explained_model(
         image=image,
         head=head,
         method=row,
+        options=settings,
         class_index=class_index,
+        layer_rule=None if names or row.at_input else found.rule,
     )
+
+
+def _refuse_layers(row: Method, names: Sequence[str], image: str) -> None:
+    if names:
+        raise UsageError(
+            f"method `{row.name}` explains the input `{image}` itself, not layer `{names[0]}`",
+            "leave the layer out, or choose a method that has one (`onnxcam methods`)",
+        )
+
+
+def _check_possible(
+    graph: Graph, head: Head, row: Method, layers: Sequence[Layer], picture: Layer, found: Layers
+) -> None:
+    """Refuse a method that the model cannot carry at these layers, with the reason and the methods that would work."""
+    if row.requires is None:
+        return
+    for chosen in layers:
+        try:
+            row.requires(graph, head, chosen)
+        except UnsupportedError as error:
+            other = found.automatic if row.at_input else chosen
+            names = possible_methods(graph, head, other, picture, blockers(graph, head.logits))
+            raise UnsupportedError(
+                error.message, f"{error.hint}; methods that work here: {', '.join(names)}"
+            ) from error
+
+
+def input_layer(graph: Graph, image: ImageInput) -> Layer:
+    """The picture input seen as a layer: its channels, and its height and width as the grid."""
+    shape = graph.shape(image.name) or ()
+    height, width = (d if isinstance(d, int) else 1 for d in (shape[2:] if image.layout == "nchw" else shape[1:3]))
+    return Layer(image.name, "Input", image.name, image.channels, Layout(image.layout, (height, width)), 0)
 
 
 def _free(name: str, taken: Container[str]) -> str:
@@ -170,6 +256,7 @@ def rewrite(
     *,
     method: str = "gradcam",
     layer: str | Sequence[str] | None = None,
+    layer_layout: str | None = None,
     score: str = "logit",
     output: str | None = None,
     size: Size | None = None,
@@ -177,12 +264,15 @@ def rewrite(
 ) -> ModelProto:
     """The rewritten ModelProto, for one's own runtime: the model's inputs and outputs, and those of ExplainedModel.
 
-    model: path, bytes or ModelProto. layer: a value or node name, or several; default the last spatial map. score: a
-    key of `onnxcam.targets.SCORES`. output: which output holds the class scores. size: (H, W), where the file leaves
+    model: path, bytes or ModelProto. layer: a value or node name, or several; default the last spatial map.
+    layer_layout: `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell. score: a key of `onnxcam.targets.SCORES`. output: which output holds the class scores. size: (H, W), where the file leaves
     it open. Methods that combine on the host (`eigencam`, ...) return the activations and alpha to be combined.
 
     Raises: the designed errors of `onnxcam.errors`; UnsupportedOperatorError names every operator without a rule.
     """
     file = read(model)
     graph, image, _ = open_graph(file, size=size, input_layout=input_layout)
-    return explained_model(graph, image, method=method, layer=layer, score=score, output=output).model
+    explained = explained_model(
+        graph, image, method=method, layer=layer, layer_layout=layer_layout, score=score, output=output
+    )
+    return explained.model

@@ -6,19 +6,21 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import ModelProto
 
 from onnxcam.errors import UsageError
-from onnxcam.explained import Size, explained_model, open_graph
+from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import ClassScore, Explanation
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput
+from onnxcam.methods.head import HeadRunner
 from onnxcam.methods.loop import Loop, Progress
 from onnxcam.methods.projection import combined
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
@@ -38,10 +40,12 @@ class Explainer:
     """Explains one model. Immutable after construction and safe to call from many threads.
 
     model: path, bytes or ModelProto. method: a name that `onnxcam methods` lists. layer: a value or node name, default
-    the last spatial map; several are fused by `fuse`: `mean`, `product` or `max`. score: `logit`, `probability`,
+    the last spatial map; several are fused by `fuse`: `mean`, `product` or `max`. layer_layout:
+    `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell how a named layer lies. score: `logit`, `probability`,
     `log-probability`, `rest` or `finer`. output: which output holds the class scores. normalize: `minmax`, `max` or
     `none`. eigen_smooth: the first principal component of alpha A in place of its sum; sign: `fixed`, or `raw` as the
     solver gives it. batch_size, seed, progress(done, total): of methods that run the model many times.
+    method_options: the method's own, see `onnxcam methods`.
 
     preprocess: a Preprocess, or a mapping of the fields that differ from the model's metadata or ImageNet's defaults.
     labels: class names, or the path of a file with one per line. size: (H, W) where the model leaves it open.
@@ -60,7 +64,9 @@ class Explainer:
         model: ModelSource,
         *,
         method: str = "gradcam",
+        method_options: Mapping[str, Any] | None = None,
         layer: str | Sequence[str] | None = None,
+        layer_layout: str | None = None,
         score: str = "logit",
         output: str | None = None,
         normalize: str = "minmax",
@@ -81,16 +87,27 @@ class Explainer:
         threads: int | None = None,
     ) -> None:
         check_options(normalize, fuse)
+        if batch_size < 1:
+            raise UsageError(f"batch size {batch_size}", "give 1 or more")
         file = read(model)
         properties = {p.key: p.value for p in file.model.metadata_props}
         wanted = _asked_size(preprocess, size, properties)
         graph, image, bound = open_graph(file, size=wanted, input_layout=input_layout)
-        explained = explained_model(graph, image, method=method, layer=layer, score=score, output=output)
+        explained = explained_model(
+            graph,
+            image,
+            method=method,
+            layer=layer,
+            layer_layout=layer_layout,
+            score=score,
+            output=output,
+            options=method_options,
+        )
         notes = list(graph.notes)
         self.preprocess, source = _preprocess(preprocess, image, bound, properties)
         self.labels = _labels(labels, properties, explained.head.classes)
-        if layer is None:
-            notes.append(f"layer `{explained.layers[0].layer.name}` chosen: the last spatial map")
+        if explained.layer_rule is not None:
+            notes.append(f"layer `{explained.layers[0].layer.name}` chosen: {explained.layer_rule}")
         if explained.head.activation and score == "logit":
             notes.append(f"the final {explained.head.activation} is stepped over: the class logit is explained")
         notes.append(f"preprocessing: {source}")
@@ -98,6 +115,10 @@ class Explainer:
         self._score = score
         self._normalize = normalize
         self._fuse = fuse
+        if eigen_smooth and explained.method.combine not in ("sum", "eigen"):
+            raise UsageError(
+                f"method `{explained.method.name}` has no weighted sum of channels to smooth", "leave eigen_smooth out"
+            )
         self._combine = "eigen" if eigen_smooth else explained.method.combine
         self._sign = sign
         self._threads = threads or 0
@@ -105,20 +126,26 @@ class Explainer:
         self._seed = seed
         self._progress = progress or (lambda done, total: None)
         self._file = replace(file, model=type(file.model)())
+
+        def session(rewritten: ModelProto) -> Session:
+            return Session(
+                rewritten,
+                providers=providers,
+                provider_options=provider_options,
+                threads=threads,
+                options=session_options,
+                custom_ops_library=Path(custom_ops_library) if custom_ops_library is not None else None,
+                folder=file.folder,
+            )
+
+        self._session = session(explained.model)
+        self._heads = [HeadRunner(o.cut.head, session(o.cut.head.model)) for o in explained.layers if o.cut is not None]
+        # The session holds the weights; the rewritten proto is not needed any more.
+        self._explained = replace(explained, model=type(file.model)())
+        notes += self._check_heads(bound) if self._heads else []
         self.notes: tuple[str, ...] = tuple(notes)
         for note in notes:
             logger.info("%s: %s", file.name, note)
-        self._session = Session(
-            explained.model,
-            providers=providers,
-            provider_options=provider_options,
-            threads=threads,
-            options=session_options,
-            custom_ops_library=Path(custom_ops_library) if custom_ops_library is not None else None,
-            folder=file.folder,
-        )
-        # The session holds the weights; the rewritten proto is not needed any more.
-        self._explained = replace(explained, model=type(file.model)())
 
     @property
     def layer(self) -> str:
@@ -198,7 +225,8 @@ class Explainer:
         results = {
             name: np.concatenate([r[name] for r in runs]) if len(runs) > 1 else runs[0][name] for name in runs[0]
         }
-        raws = self._raws(tensor, results)
+        facts: list[dict[str, Any]] = [{} for _ in tensor]
+        raws = self._raws(tensor, results, facts)
         values = saliency_maps(raws, views, self._normalize, self._fuse, self._threads)
         probabilities = results[e.probabilities] if e.probabilities else None
         ranked = probabilities if probabilities is not None else results[e.logits]
@@ -216,13 +244,15 @@ class Explainer:
                 top=self._top(ranked[i]),
                 normalize=self._normalize,
                 picture=pictures[i],
-                provenance=self._provenance(pictures[i], indices[i]),
+                provenance=self._provenance(pictures[i], indices[i]) | ({"found": facts[i]} if facts[i] else {}),
             )
             for i in range(len(tensor))
         ]
 
-    def _raws(self, x: npt.NDArray[Any], results: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        """The raw map (N, h, w) of each layer."""
+    def _raws(
+        self, x: npt.NDArray[Any], results: Mapping[str, npt.NDArray[Any]], facts: Sequence[dict[str, Any]]
+    ) -> list[npt.NDArray[np.float32]]:
+        """The raw map (N, h, w) of each layer; facts: per sample, filled with what the method records."""
         e = self._explained
         if e.method.loop is None:
             return [
@@ -234,13 +264,53 @@ class Explainer:
             axes=(2, 3) if e.image.layout == "nchw" else (1, 2),
             index=results[e.index],
             score=results[e.score],
+            zero=e.image.quantization[1] if e.image.quantization else 0,
             activations=[results[o.activations] for o in e.layers],
+            layouts=[o.layer.layout for o in e.layers],
             scores=self.scores,
+            gradients=self._gradients,
+            cuts=[results[o.cut.values[0]] for o in e.layers if o.cut is not None],
+            head_scores=partial(self._head_scores, results),
+            options=e.options,
             batch_size=self._batch_size,
             seed=self._seed,
             progress=self._progress,
+            facts=facts,
         )
-        return e.method.loop(loop)
+        maps = e.method.loop(loop)
+        if e.method.combine == "none":
+            return maps
+        return [
+            combined(results[o.activations], alpha, self._combine, self._threads, self._sign)
+            for o, alpha in zip(e.layers, maps, strict=True)
+        ]
+
+    def _gradients(self, x: npt.NDArray[Any], index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        alpha = self._explained.layers[0].alpha
+        return np.concatenate([self._run(*chunk, outputs=(alpha,))[alpha] for chunk in self._chunks(x, index)])
+
+    def _head_scores(
+        self, results: Mapping[str, npt.NDArray[Any]], layer: int, sample: int, values: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float32]:
+        cut = self._explained.layers[layer].cut
+        assert cut is not None
+        crossing = [results[name][sample : sample + 1] for name in cut.values[1:]]
+        index = results[self._explained.index][sample : sample + 1]
+        return self._heads[layer].scores(values, crossing, index)
+
+    def _check_heads(self, size: Size) -> list[str]:
+        """Notes about heads that cannot run in batches; a head that differs from the whole model is an error."""
+        e = self._explained
+        x = noise(e.image, size)
+        results = self._run(x, np.full(1, -1, np.int64), len(x))
+        notes = []
+        for layer, (outputs, head) in enumerate(zip(e.layers, self._heads, strict=True)):
+            assert outputs.cut is not None
+            values = results[outputs.cut.values[0]][:1]
+            if not head.verified(values, results[e.score][:1], partial(self._head_scores, results, layer, 0)):
+                name = outputs.layer.name
+                notes.append(f"after layer `{name}` the model runs one sample at a time: its batch is built in")
+        return notes
 
     def scores(self, x: npt.NDArray[Any], index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The explained score (n,) of class `index` (n,) for model-ready samples x (n, ...)."""
@@ -283,6 +353,9 @@ class Explainer:
         return {
             "model": {"name": self._file.name, "sha256": self._file.sha256},
             "method": self.method,
+            "method_options": dict(e.options),
+            "seed": self._seed if e.method.loop else None,
+            "batch_size": self._batch_size if e.method.loop else None,
             "layer": self.layer,
             "grids": [list(o.layer.grid) for o in e.layers],
             "score": self._score,

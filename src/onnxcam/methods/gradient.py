@@ -7,7 +7,7 @@ from onnxcam.errors import UnsupportedError
 from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph, Node
 from onnxcam.graph.layers import Layer
-from onnxcam.methods.registry import MethodContext, method
+from onnxcam.methods.registry import MethodContext, method, ones
 
 
 @method(
@@ -123,10 +123,6 @@ def activationmap(context: MethodContext) -> str:
     return context.op.constant(np.full((1, k, 1, 1), 1.0 / k, np.float32))
 
 
-def _ones(context: MethodContext) -> str:
-    return context.op.constant(np.ones((1, context.layer.channels or 1, 1, 1), np.float32))
-
-
 @method(
     "eigencam",
     formula="first principal component of A",
@@ -137,7 +133,7 @@ def _ones(context: MethodContext) -> str:
 )
 def eigencam(context: MethodContext) -> str:
     """The projection of A onto its first principal component; see `onnxcam.methods.projection` for the sign."""
-    return _ones(context)
+    return ones(context)
 
 
 @method(
@@ -172,7 +168,7 @@ def segeigencam(context: MethodContext) -> str:
 )
 def kpcacam(context: MethodContext) -> str:
     """Kernel PCA of A with the kernel tanh(<x, y> / K + 1), as scikit-learn computes it."""
-    return _ones(context)
+    return ones(context)
 
 
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast", "Transpose"})

@@ -4,10 +4,12 @@ The saliency map is max(0, combine(alpha * A)): alpha (N, K, 1, 1) weighs channe
 `combine` is the sum over k, or a projection that is computed on the host.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Any
 
+import numpy as np
 from onnx import ValueInfoProto
 
 from onnxcam.autodiff import differentiate
@@ -16,21 +18,37 @@ from onnxcam.graph.build import Builder
 from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph
 from onnxcam.graph.layers import Layer
+from onnxcam.graph.signature import ImageInput
 from onnxcam.methods.loop import LoopFunction
 from onnxcam.targets import Target
 
 
+def ones(context: "MethodContext") -> str:
+    """alpha (1, K, 1, 1): every channel counts 1; also of methods whose weights come from a loop."""
+    return context.op.constant(np.ones((1, context.layer.channels or 1, 1, 1), np.float32))
+
+
 class MethodContext:
-    """What a method sees: the builder, the graph, the layer, the head and the target; A and G on demand.
+    """What a method sees: the builder, the graph, the layer, the head, the target and its options; A and G on demand.
 
     `settle` makes what was emitted part of `graph`, so that it can be differentiated in turn.
     """
 
-    def __init__(self, op: Builder, layer: Layer, head: Head, target: Target) -> None:
+    def __init__(
+        self,
+        op: Builder,
+        layer: Layer,
+        head: Head,
+        target: Target,
+        image: ImageInput,
+        options: Mapping[str, Any],
+    ) -> None:
         self.op = op
         self.layer = layer
         self.head = head
         self.target = target
+        self.image = image
+        self.options = options
         self._gradients: dict[str, str] = {}
 
     @property
@@ -44,7 +62,7 @@ class MethodContext:
     @property
     def activations(self) -> str:
         """A (N, K, h, w), in the builder's float type."""
-        return self.op.as_float(self.layer.name)
+        return self.channels_first(self.op.as_float(self.layer.name))
 
     @property
     def gradients(self) -> str:
@@ -61,25 +79,105 @@ class MethodContext:
                     "`onnxcam layers MODEL` lists the layers that reach the score",
                 )
             self._gradients[name] = gradient
-        return self._gradients[name]
+        return self.channels_first(self._gradients[name])
+
+    def channels_first(self, value: str) -> str:
+        """A value that lies like the layer as (N, K, h, w), class tokens left out."""
+        op, layout = self.op, self.layer.layout
+        if layout.kind == "nchw":
+            return value
+        if layout.kind == "nhwc":
+            return str(op.Transpose(value, perm=[0, 3, 1, 2]))
+        if layout.prefix:
+            value = op.Slice(value, [layout.prefix], [layout.prefix + layout.cells], [1])
+        return str(op.Reshape(op.Transpose(value, perm=[0, 2, 1]), [0, -1, *layout.grid]))
 
 
 AlphaFunction = Callable[[MethodContext], str]
+CutFunction = Callable[[Graph, Layer, Mapping[str, Any]], str]
 
 
 @dataclass(frozen=True)
+class Option:
+    """An option of a method: its default, which also says its type, what it means and what it may be."""
+
+    default: Any
+    about: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def value(self, name: str, given: Any) -> Any:
+        """`given`, text included, as the option's type. Raises: UsageError for another type or out of range."""
+        kind = type(self.default)
+        try:
+            if kind is int and float(given) != int(float(given)):
+                raise ValueError
+            value = kind(float(given)) if kind is int else kind(given)
+        except (TypeError, ValueError):
+            raise UsageError(f"option `{name}` takes {kind.__name__}, not `{given}`", self.about) from None
+        if self.choices and value not in self.choices:
+            raise UsageError(f"option `{name}` is `{value}`", f"use one of {', '.join(self.choices)}")
+        if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
+            span = f"from {self.low}" + (f" to {self.high}" if self.high is not None else "")
+            raise UsageError(f"option `{name}` is {value}", f"give a number {span}: {self.about}")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
-    """One row of the table; `requires` raises UnsupportedError where the head does not have the form it needs."""
+    """One row of the table.
+
+    alpha: emits the weights in the graph. loop: computes the weights or the maps on the host, by running the model
+    again. combine: `sum` over channels, `eigen` or `kpca` on the host, or `none` where the function makes the map.
+    passes: forward passes of the model for one sample. requires raises UnsupportedError where the head does not have
+    the form that the method needs. at_input: the "layer" is the picture input itself. cut: the value behind which the
+    loop runs the head alone.
+    """
 
     name: str
-    alpha: AlphaFunction
     formula: str
     paper: str
-    gradients: bool
-    class_discriminative: bool
-    requires: Callable[[Graph, Head, Layer], object] | None
-    combine: str
-    loop: LoopFunction | None
+    alpha: AlphaFunction
+    loop: LoopFunction | None = None
+    combine: str = "sum"
+    gradients: bool = False
+    class_discriminative: bool = True
+    passes: str = "1"
+    requires: Callable[[Graph, Head, Layer], object] | None = None
+    at_input: bool = False
+    cut: CutFunction | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    @property
+    def makes_maps(self) -> bool:
+        """Whether the function in the graph makes the map itself."""
+        return self.combine == "none" and self.loop is None
+
+    def emitted(self, context: MethodContext) -> tuple[str, str]:
+        """What the method emits for the context's layer: A, or the map itself, and alpha."""
+        if self.makes_maps:
+            return self.alpha(context), context.op.constant(np.ones((1, 1, 1, 1), np.float32))
+        return context.activations, self.alpha(context)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the method needs besides one forward pass: `gradients`, `loop`, `linear algebra`."""
+        has = {
+            "gradients": self.gradients,
+            "loop": self.loop is not None,
+            "linear algebra": self.combine in ("eigen", "kpca"),
+        }
+        return tuple(name for name, needed in has.items() if needed)
+
+    def chosen(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All options, `given` over the defaults. Raises: UsageError for an unknown name or an unfit value."""
+        unknown = [name for name in given if name not in self.options]
+        if unknown:
+            known = ", ".join(f"`{n}` ({o.default})" for n, o in self.options.items()) or "none"
+            raise UsageError(f"method `{self.name}` has no option `{unknown[0]}`", f"its options: {known}")
+        defaults = {name: option.default for name, option in self.options.items()}
+        return defaults | {name: self.options[name].value(name, value) for name, value in given.items()}
 
 
 METHODS: dict[str, Method] = {}
@@ -92,21 +190,52 @@ def method(
     paper: str,
     gradients: bool = True,
     class_discriminative: bool = True,
-    requires: Callable[[Graph, Head, Layer], object] | None = None,
     combine: str = "sum",
-    loop: LoopFunction | None = None,
+    **row: Any,
 ) -> Callable[[AlphaFunction], AlphaFunction]:
-    """Register a method: the decorated function emits nodes and returns the name of alpha.
+    """Register a method: the decorated function emits nodes and returns the name of alpha; arguments as in `Method`.
 
-    combine: `sum` over channels, `eigen` or `kpca` (see `onnxcam.methods.projection`). loop: computes the raw maps on
-    the host by running the model again (see `onnxcam.methods.loop`); alpha is then not used.
+    With combine `none` it returns the name of the map (N, 1, h, w) itself.
     """
 
     def register(alpha: AlphaFunction) -> AlphaFunction:
-        METHODS[name] = Method(name, alpha, formula, paper, gradients, class_discriminative, requires, combine, loop)
+        METHODS[name] = Method(
+            name=name, formula=formula, paper=paper, alpha=alpha, gradients=gradients,
+            class_discriminative=class_discriminative, combine=combine, **row,
+        )  # fmt: skip
         return alpha
 
     return register
+
+
+def looped(
+    name: str, *, formula: str, paper: str, passes: str, alpha: AlphaFunction = ones, **row: Any
+) -> Callable[[LoopFunction], LoopFunction]:
+    """Register a method that runs the model many times: the decorated function gets a `Loop`.
+
+    It returns, per layer, the weights (N, K, 1, 1) or (N, K, h, w); with combine `none` the raw maps (N, h, w).
+    alpha: what every run computes in the graph besides the score; `loop.gradients` returns it.
+    """
+
+    def register(loop: LoopFunction) -> LoopFunction:
+        METHODS[name] = Method(name=name, formula=formula, paper=paper, passes=passes, alpha=alpha, loop=loop, **row)
+        return loop
+
+    return register
+
+
+def possible_methods(
+    graph: Graph, head: Head, layer: Layer, picture: Layer, blocked: Mapping[str, frozenset[str]]
+) -> tuple[str, ...]:
+    """The methods that layer and head allow; blocked: the operators without a rule between a value and the score."""
+
+    def possible(row: Method) -> bool:
+        where = picture if row.at_input else layer
+        if row.gradients and blocked.get(where.name, True):
+            return False
+        return explained_by(row, graph, head, where)
+
+    return tuple(name for name, row in METHODS.items() if possible(row))
 
 
 def explained_by(row: Method, graph: Graph, head: Head, layer: Layer) -> bool:

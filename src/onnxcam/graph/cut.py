@@ -1,0 +1,132 @@
+"""The cut form: what lies after a layer as a model of its own, so that what lies before it runs once.
+
+The fused model is the *prefix*: it computes the layer and whatever else crosses the cut. The *head* takes these values,
+any number of samples at a time, and computes the outputs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxcam.graph.build import tensor_info
+from onnxcam.graph.index import Graph, Node
+
+# Integers that cross a cut are sizes, mostly: the head computes them again from floats, so that they fit its batch.
+_SIZES = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.UNDEFINED})
+
+
+@dataclass(frozen=True)
+class HeadModel:
+    """`model` computes `outputs` from the value `layer`, the values `crossing` the cut and the inputs `chosen`.
+
+    Every input has the batch in front, as a symbol, whatever the batch of the model that was cut.
+    """
+
+    model: ModelProto
+    layer: str
+    crossing: tuple[str, ...]
+    chosen: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def head_after(graph: Graph, layer: str, outputs: Sequence[str], picture: str) -> HeadModel:
+    """Cut a graph behind the value `layer`; `picture` is the input that only the prefix sees."""
+    needed = _needed(graph, outputs, stop={layer})
+    varying = _reached(graph.nodes, {picture})
+    after = _reached(needed, {layer}) - {layer}
+    kept = [n for n in needed if after & set(n.outputs) or not varying & set(n.outputs)]
+    crossing = [v for v in _reads(kept, {layer}) if v in varying]
+    while sizes := [v for v in crossing if graph.dtype(v) in _SIZES and graph.producer(v) is not None]:
+        again = {id(graph.producer(v)) for v in sizes}
+        held = {id(n) for n in kept} | again
+        kept = [n for n in graph.nodes if id(n) in held]
+        crossing = [v for v in _reads(kept, {layer}) if v in varying]
+    chosen = [i for i in _reads(kept, {layer}) if i in graph.inputs and i != picture]
+    inputs = [tensor_info(v, graph.dtype(v), _open_batch(graph, v)) for v in (layer, *crossing)]
+    declared = {i.name: i for i in graph.model.graph.input}
+    inputs += [declared[i] for i in chosen]
+    nodes, constants = _without_fixed_batch(graph, kept)
+    used = {i for n in nodes for i in n.reads} | set(outputs)
+    weights = [t for t in graph.model.graph.initializer if t.name in used]
+    proto = helper.make_graph(
+        [n.proto for n in nodes],
+        "head",
+        inputs,
+        [tensor_info(o, graph.dtype(o), None) for o in outputs],
+        [*weights, *constants],
+    )
+    model = helper.make_model(proto, opset_imports=graph.model.opset_import, ir_version=graph.model.ir_version)
+    return HeadModel(graph.complete(model), layer, tuple(crossing), tuple(chosen), tuple(outputs))
+
+
+def past_channelwise(graph: Graph, layer: str) -> str:
+    """The last value after `layer` that keeps its channels apart and a channel of zeros a channel of zeros.
+
+    Setting a channel to zero there is setting it to zero at the layer, and the value is smaller.
+    """
+    value = layer
+    while len(readers := graph.consumers(value)) == 1 and _is_channelwise(readers[0], graph):
+        value = readers[0].outputs[0]
+    return value
+
+
+_CHANNELWISE = frozenset(
+    {"GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "Relu", "Identity", "Dropout"}
+)
+
+
+def _is_channelwise(node: Node, graph: Graph) -> bool:
+    if node.domain or len(node.outputs) > 1:
+        return False
+    if node.op_type == "ReduceMean" and len(node.inputs) > 1:
+        axes, shape = graph.constant(node.inputs[1]), graph.shape(node.inputs[0])
+        return axes is not None and shape is not None and {int(a) % len(shape) for a in axes.ravel()} == {2, 3}
+    return node.op_type in _CHANNELWISE
+
+
+def _needed(graph: Graph, outputs: Sequence[str], stop: set[str]) -> list[Node]:
+    wanted, kept = set(outputs) - stop, []
+    for node in reversed(graph.nodes):
+        if wanted & set(node.outputs):
+            kept.append(node)
+            wanted.update(set(node.reads) - stop)
+    return kept[::-1]
+
+
+def _reached(nodes: Sequence[Node], sources: set[str]) -> set[str]:
+    reached = set(sources)
+    for node in nodes:
+        if reached & set(node.reads):
+            reached.update(node.outputs)
+    return reached - {""}
+
+
+def _reads(nodes: Sequence[Node], known: set[str]) -> list[str]:
+    """What nodes read and none of them makes."""
+    made = known | {o for n in nodes for o in n.outputs}
+    return list(dict.fromkeys(v for n in nodes for v in n.reads if v not in made))
+
+
+def _open_batch(graph: Graph, value: str) -> list[int | str | None] | None:
+    shape = graph.shape(value)
+    return None if shape is None else ["n", *shape[1:]]
+
+
+def _without_fixed_batch(graph: Graph, nodes: Sequence[Node]) -> tuple[list[Node], list[TensorProto]]:
+    """Reshapes to a constant shape that begins with the model's own batch keep the batch that comes instead."""
+    changed: list[Node] = []
+    constants: dict[str, TensorProto] = {}
+    for node in nodes:
+        shape = graph.shape(node.inputs[0]) if node.op_type == "Reshape" and not node.domain else None
+        target = graph.constant(node.inputs[1]) if shape else None
+        if shape and target is not None and target.size and not node.attrs["allowzero"] and shape[0] == target[0]:
+            name = f"{node.inputs[1]}/any batch"
+            constants[name] = numpy_helper.from_array(np.asarray([0, *target[1:]], np.int64), name)
+            proto = type(node.proto)()
+            proto.CopyFrom(node.proto)
+            proto.input[1] = name
+            node = Node(proto, node.opset)
+        changed.append(node)
+    return changed, list(constants.values())
