@@ -36,7 +36,7 @@ def kernels(settings: Settings) -> Rows:
         views = [View.identity(size)] * shape[0]
 
         def ours(a: Floats = activations, w: Floats = alpha, v: list[View] = views) -> Any:
-            return saliency_maps(_core.weighted_sum(a, w, relu=False), v)
+            return saliency_maps([_core.weighted_sum(a, w, relu=False)], v)
 
         def theirs(a: Floats = activations, w: Floats = alpha, s: tuple[int, int] = size) -> Any:
             return chain(a, w, s, resize)

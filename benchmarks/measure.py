@@ -15,10 +15,12 @@ import onnxruntime as ort
 
 @dataclass(frozen=True)
 class Settings:
-    """`quick`: a fifth of the repetitions and the small cases only. `threads`: of every runtime and library."""
+    """`quick`: a fifth of the repetitions and the small cases only. `threads`: of every runtime and library. `clock`:
+    wall time, or the CPU time of this process, which on one thread does not see what else the machine is doing."""
 
     quick: bool
     threads: int
+    clock: Callable[[], float] = time.perf_counter
 
     def repeats(self, seconds: float, budget: float) -> int:
         """How many pairs of about `seconds` each fit in `budget` seconds; 7 at least."""
@@ -59,10 +61,10 @@ class Row:
 Rows = Iterator[Row]
 
 
-def milliseconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def milliseconds(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     call()
-    return (time.perf_counter() - start) * 1e3
+    return (clock() - start) * 1e3
 
 
 def paired(
@@ -80,7 +82,7 @@ def paired(
     for i in range(settings.repeats(warm / 1e3, budget)):
         for side, call in ((a, ours), (b, theirs)) if i % 2 else ((b, theirs), (a, ours)):
             time.sleep(pause)
-            side.append(milliseconds(call))
+            side.append(milliseconds(call, settings.clock))
     return statistics.median(a), statistics.median(b), [x / y for x, y in zip(a, b, strict=True)]
 
 
