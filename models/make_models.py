@@ -478,9 +478,10 @@ def draw_shipped(path: Path, folder: Path) -> None:
             picture.image.save(folder / name, quality=90)
             (p,) = run.run(None, {"image": normalise(letterbox(Image.open(folder / name))[0][None])})[0]
             present = np.isin(LABELS, labels)
-            sure = p[present].min() > 0.9 and p[~present].max() < 0.1
+            demo = name == "demo.jpg"
+            sure = p[present].min() > (0.98 if demo else 0.9) and p[~present].max() < 0.1
             whole = len(picture.objects) == len(labels)
-            if sure and whole and (name != "demo.jpg" or far_apart(picture.objects, size)):
+            if sure and whole and (not demo or far_apart(picture.objects, size)):
                 break
         else:
             sys.exit(f"{name}: no drawing the model is sure about")
@@ -510,13 +511,14 @@ other person's material is in it. Licence: the project's, Apache-2.0.
     python models/make_models.py --cache SCRATCH_FOLDER
 
 with seed {seed}, torch {torch}, onnx {onnx}, onnxruntime {ort}, numpy {numpy}, Pillow {pillow}, {threads} threads:
-{train:,} pictures, {epochs} epochs, trained in {minutes:.1f} minutes. The network was told what is in a picture, never
-where: no box was used in training. Colour, size, place and rotation are drawn independently of the kind.
+{train:,} pictures, {epochs} epochs, trained in {minutes:.1f} minutes of wall time on a busy machine. The
+network was told what is in a picture, never where: no box was used in training. Colour, size, place and rotation are drawn independently of the kind.
 
 ## Measured
 
-On {held_out:,} pictures drawn from another seed, by ONNX Runtime from the file, at threshold 0.5. "Grad-CAM peak in
-box": the highest point of the class's map, bilinearly enlarged to the input, lies in the box of that class.
+On {held_out:,} pictures drawn from a seed that no choice was based on, by ONNX Runtime from the file, at threshold 0.5.
+"Grad-CAM peak in box": the highest point of the class's map, bilinearly enlarged to the input, lies in the box of that
+class.
 
 {table}
 
@@ -524,8 +526,8 @@ The class with the highest probability is among those present in {top:.2%} of th
 box in {peak:.2%} of all (picture, present class) pairs, the wrongly classified ones included.
 
 The sample pictures are chosen: each is the first drawing of its list of kinds that the model is sure about (every
-present class above 0.9, every absent one below 0.1; in `demo.jpg` the two objects are also far apart). They show what a
-map looks like; how often the model is right is what the table is for.
+present class above 0.9, every absent one below 0.1; in `demo.jpg` the two objects are also far apart and both above
+0.98). They show what a map looks like; how often the model is right is what the table is for.
 
 ## SHA-256
 
@@ -533,22 +535,10 @@ map looks like; how often the model is right is what the table is for.
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, required=True, help="scratch folder for the drawn sets")
-    cache: Path = parser.parse_args().cache
-    cache.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(True)
-
-    pixels, boxes = draw_set(SEED, TRAIN, cache)
-    started = time.perf_counter()
-    net = train(pixels, (~np.isnan(boxes[..., 0])).astype(np.float32))
-    minutes = (time.perf_counter() - started) / 60
-    path = HERE / "demo.onnx"
-    export(net, path)
-
-    measured = measure(path, *draw_set(SEED + 1, HELD_OUT, cache))
+def measure_and_describe(path: Path, minutes: float, cache: Path) -> None:
+    """Writes the sample pictures and the README, or ends the program if the model is not good enough to ship."""
+    # Not SEED + 1: the network was designed while looking at that set.
+    measured = measure(path, *draw_set(SEED + 3, HELD_OUT, cache))
     print(measured.table)
     print(f"top class present {measured.top_is_present:.2%}, peak in box {measured.peak_in_box:.2%}")
     if min(measured.worst_accuracy, measured.top_is_present, measured.peak_in_box) < 0.95:
@@ -581,6 +571,23 @@ def main() -> None:
         hashes="\n".join(f"    {hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(HERE)}" for f in files),
     )
     (HERE / "README.md").write_text(readme)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True, help="scratch folder for the drawn sets")
+    cache: Path = parser.parse_args().cache
+    cache.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)
+
+    pixels, boxes = draw_set(SEED, TRAIN, cache)
+    started = time.perf_counter()
+    net = train(pixels, (~np.isnan(boxes[..., 0])).astype(np.float32))
+    minutes = (time.perf_counter() - started) / 60
+    path = HERE / "demo.onnx"
+    export(net, path)
+    measure_and_describe(path, minutes, cache)
 
 
 if __name__ == "__main__":
