@@ -511,8 +511,9 @@ other person's material is in it. Licence: the project's, Apache-2.0.
     python models/make_models.py --cache SCRATCH_FOLDER
 
 with seed {seed}, torch {torch}, onnx {onnx}, onnxruntime {ort}, numpy {numpy}, Pillow {pillow}, {threads} threads:
-{train:,} pictures, {epochs} epochs, trained in {minutes:.1f} minutes of wall time on a busy machine. The
-network was told what is in a picture, never where: no box was used in training. Colour, size, place and rotation are drawn independently of the kind.
+{train:,} pictures, {epochs} epochs, trained in {minutes:.1f} minutes of wall time on a busy machine. The network
+was told what is in a picture, never where: no box was used in training. Colour, size, place and rotation are drawn
+independently of the kind.
 
 ## Measured
 
