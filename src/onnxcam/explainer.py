@@ -341,7 +341,8 @@ class Explainer:
         return self.labels[index] if self.labels else None
 
     def _top(self, scores: npt.NDArray[Any]) -> tuple[ClassScore, ...]:
-        best = np.argsort(-scores, kind="stable")[:TOP]
+        top = np.argpartition(-scores, min(TOP, len(scores)) - 1)[:TOP]
+        best = top[np.lexsort((top, -scores[top]))]
         return tuple(ClassScore(int(i), self._label(int(i)), float(scores[i])) for i in best)
 
     @cached_property
