@@ -11,11 +11,11 @@ from onnxcam.autodiff.engine import blockers
 from onnxcam.errors import UnsupportedError
 from onnxcam.graph.head import Head, classifier_head
 from onnxcam.graph.index import Graph, opset_of
-from onnxcam.graph.layers import Layer, candidate_layers
+from onnxcam.graph.layers import Layer, Layers
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput
-from onnxcam.methods import METHODS, Method, explained_by
-from onnxcam.explained import Size, open_graph
+from onnxcam.methods import possible_methods
+from onnxcam.explained import Size, input_layer, open_graph
 
 _NUMBERS: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -46,12 +46,13 @@ class CheckReport:
     size: Size
     head: Head | None
     layers: tuple[LayerReport, ...]
+    automatic_name: str | None
     problem: UnsupportedError | None
 
     @property
     def automatic(self) -> LayerReport | None:
-        """The automatic choice: the deepest candidate."""
-        return self.layers[0] if self.layers else None
+        """The automatic choice, see `Layers.automatic`."""
+        return next((r for r in self.layers if r.layer.name == self.automatic_name), None)
 
     @property
     def opset(self) -> int:
@@ -117,6 +118,8 @@ def layer_json(report: LayerReport) -> dict[str, Any]:
         "op": layer.op_type,
         "channels": layer.channels,
         "grid": list(layer.grid),
+        "layout": layer.layout.kind,
+        "prefix": layer.layout.prefix,
         "methods": list(report.methods),
         "blockers": list(report.blockers),
     }
@@ -132,11 +135,13 @@ def check(source: ModelSource, *, size: Size | None = None, input_layout: str | 
     try:
         head = classifier_head(graph)
     except UnsupportedError as error:
-        return CheckReport(file, graph, image, bound, None, (), error)
+        return CheckReport(file, graph, image, bound, None, (), None, error)
     blocked = blockers(graph, head.logits)
+    found = Layers(graph, image.name, image.layout, head.logits)
+    picture = input_layer(graph, image)
     layers = tuple(
-        LayerReport(layer, possible_methods(graph, head, layer, blocked), tuple(sorted(blocked.get(layer.name, ()))))
-        for layer in reversed(candidate_layers(graph, image.name, head.logits))
+        LayerReport(layer, possible_methods(graph, head, layer, picture, blocked), tuple(sorted(blocked.get(layer.name, ()))))
+        for layer in reversed(found.candidates)
     )
     problem = None
     if not layers:
@@ -147,15 +152,5 @@ def check(source: ModelSource, *, size: Size | None = None, input_layout: str | 
     elif not any(report.methods for report in layers):
         kinds = ", ".join(layers[0].blockers)
         problem = UnsupportedError(f"no layer reaches `{head.logits}`: no derivative rule for {kinds}", "report it")
-    return CheckReport(file, graph, image, bound, head, layers, problem)
-
-
-def possible_methods(graph: Graph, head: Head, layer: Layer, blocked: dict[str, frozenset[str]]) -> tuple[str, ...]:
-    """The methods that layer and head allow: gradients need a path without blockers, `cam` a linear head."""
-
-    def possible(row: Method) -> bool:
-        if row.gradients:
-            return layer.name in blocked and not blocked[layer.name]
-        return explained_by(row, graph, head, layer)
-
-    return tuple(name for name, row in METHODS.items() if possible(row))
+    automatic = found.automatic.name if layers else None
+    return CheckReport(file, graph, image, bound, head, layers, automatic, problem)

@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="lay the heat map of a class over a picture")
     explain.add_argument("model", metavar="MODEL", help="an .onnx file")
     explain.add_argument("image", metavar="IMAGE", help="a picture")
-    explain.add_argument("-o", "--output", metavar="PATH", type=Path,
-                         help=".png, .jpg, .webp: overlay; .npy: values; .json: record (default ./IMAGE.cam.png)")  # fmt: skip
+    kinds = ".png, .jpg, .webp: overlay; .npy: values; .json: record (default ./IMAGE.cam.png)"
+    explain.add_argument("-o", "--output", metavar="PATH", type=Path, help=kinds)
     explain.add_argument("--target", metavar="CLASS", help="label or index (default: the predicted class)")
     _method_options(explain)
     _picture_options(explain)
@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--input-layout", choices=("nchw", "nhwc"), help="where the shape does not tell")
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(run=run)
+
+    check.add_argument("--verify", action="store_true", help="compare the gradient with central differences")
+    check.add_argument("--layer", metavar="NAME", help="where to verify (default: the automatic layer)")
 
     methods = commands.add_parser("methods", help="list the methods")
     methods.add_argument("--json", action="store_true", help="print JSON")
@@ -86,6 +89,9 @@ def _method_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--method", default="gradcam", metavar="NAME", help="`onnxcam methods` lists them")
     group.add_argument(
         "--layer", metavar="NAME", action="append", help="value or node; give several to fuse (default: the last map)"
+    )
+    group.add_argument(
+        "--layer-layout", metavar="LAYOUT", help="nchw, nhwc or tokens[:PREFIX], where the graph does not tell"
     )
     group.add_argument("--fuse", default="mean", choices=("mean", "product", "max"), help="of several layers")
     group.add_argument("--eigen-smooth", action="store_true", help="first principal component in place of the sum")
@@ -153,6 +159,7 @@ def _explainer(arguments: argparse.Namespace) -> Explainer:
         arguments.model,
         method=arguments.method,
         layer=arguments.layer,
+        layer_layout=arguments.layer_layout,
         score=arguments.score,
         output=arguments.class_output,
         normalize=arguments.normalize,
@@ -263,10 +270,18 @@ def _check(arguments: argparse.Namespace) -> int:
     from onnxcam import _console as console
     from onnxcam.check import check
 
-    report = check(arguments.model, size=arguments.size, input_layout=arguments.input_layout)
+    where = {"size": arguments.size, "input_layout": arguments.input_layout}
+    report = check(arguments.model, **where)
+    verification = None
+    if arguments.verify:
+        from onnxcam.verify import verify
+
+        verification = verify(arguments.model, layer=arguments.layer, **where)
+    failed = verification is not None and not verification.verified
     if arguments.json:
-        console.print_json(report.to_json())
-        return report.problem.exit_code if report.problem else 0
+        extra = {"verification": verification.to_json()} if verification else {}
+        console.print_json({**report.to_json(), **extra})
+        return 1 if failed else report.problem.exit_code if report.problem and not verification else 0
     facts = report.to_json()
     image = facts["input"]
     batch = image["batch"] if image["batch"] is not None else "any number of"
@@ -278,7 +293,17 @@ def _check(arguments: argparse.Namespace) -> int:
                        f"{image['size'][0]}x{image['size'][1]}, {image['layout']}, {image['dtype']}")  # fmt: skip
     for output in facts["outputs"]:
         console.print_line(f"output   {output['name']}: {output['shape']}")
+    if verification is not None:
+        console.print_line(
+            f"gradient {'verified' if verification.verified else 'WRONG'} at {verification.layer}: relative error "
+            f"{verification.error:.1e} over {verification.directions} directions, {verification.oracle} differences"
+        )
+        if failed:
+            return 1
     if report.problem is not None:
+        if verification is not None:
+            console.print_warning(report.problem.message)
+            return 0
         raise report.problem
     assert report.head is not None and report.automatic is not None
     end = f", behind a {report.head.activation}" if report.head.activation else ""

@@ -9,6 +9,7 @@ from onnxcam.check import check
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.index import Graph
 from onnxcam.graph.layers import Layer, automatic_layer, candidate_layers, named_layer
+from onnxcam.graph.layout import Layout
 
 WEIGHTS = {
     "w1": (4, 3, 3, 3), "w2": (4, 4, 3, 3), "w3": (6, 4, 1, 1), "w4": (4, 4, 1, 1),
@@ -102,7 +103,7 @@ def test_candidates_are_in_order_of_depth_with_operator_channels_and_grid() -> N
 
 
 def test_a_network_without_a_map_says_so() -> None:
-    with pytest.raises(UnsupportedError, match=r"no spatial feature map \(N, K, h, w\) lies between `x` and `y`"):
+    with pytest.raises(UnsupportedError, match="no feature map with a spatial grid lies between `x` and `y`"):
         automatic_layer(graph("f = Flatten(x) y = Gemm<transB=1>(f, v768)"), "x", "y")
 
 
@@ -118,7 +119,7 @@ def choose(name: str) -> Layer:
 
 
 def test_a_layer_is_named_by_value_or_by_node() -> None:
-    assert choose("r1") == choose("/relu1") == Layer("r1", "Relu", "/relu1", 4, (14, 14), 1)
+    assert choose("r1") == choose("/relu1") == Layer("r1", "Relu", "/relu1", 4, Layout("nchw", (14, 14)), 1)
 
 
 def test_a_value_wins_over_a_node_of_the_same_name() -> None:

@@ -11,6 +11,7 @@ import pytest
 from onnxcam import Explainer
 from onnxcam.autodiff import differentiate
 from onnxcam.graph.build import Builder, tensor_info
+from onnxcam.graph.layers import Layers
 from onnxcam.graph.load import load
 from onnxcam.graph.read import read
 from onnxcam.graph.signature import image_input
@@ -26,6 +27,8 @@ GOLDENS = Path(__file__).parent / "goldens"
 NETWORKS: dict[str, Any] = json.loads((GOLDENS / "goldens.json").read_text())["networks"]
 SCORES = {None: "logit", "softmax": "probability", "rest": "rest"}
 KNOWN = {"method", "layers", "classes", "key", "float32_noise", "empty", "target", "eigen_smooth", "base", "alpha"}
+# A quotient whose denominator comes near zero. On transformers 1e-4: Grad-CAM++ loses digits there, see README.md.
+TOLERANCE = {"xgradcam": 2e-5}
 # Principal components whose sign the peer leaves to LAPACK; SegEigenCAM fixes it as we do.
 FREE_SIGN = ("eigencam", "eigengradcam", "kpcacam")
 
@@ -43,6 +46,8 @@ def options(network: str, recipe: dict[str, Any]) -> dict[str, Any]:
         chosen |= {"method": recipe.get("base", "gradcam"), "score": "finer"}
     if recipe["method"] == "refinecam":
         chosen |= {"method": recipe.get("base", "gradcam++"), "fuse": "product"}
+    if recipe["method"] == "ablationcam" and network == "smooth":  # negative activations: the peer leaves the paper
+        chosen["method_options"] = {"quirks": "pytorch-grad-cam"}
     layers = NETWORKS[network]["layers"]
     chosen["layer"] = [layers[name]["value"] for name in recipe["layers"]]
     return chosen | {"eigen_smooth": recipe.get("eigen_smooth", False)}
@@ -50,10 +55,7 @@ def options(network: str, recipe: dict[str, Any]) -> dict[str, Any]:
 
 def comparable(network: str, recipe: dict[str, Any]) -> bool:
     return (
-        NETWORKS[network]["layout"]["kind"] == "channels_first"
-        and recipe["method"] in {*METHODS, "finercam", "refinecam"}
-        and set(recipe) <= KNOWN
-        and recipe.get("alpha", 1) == 1
+        recipe["method"] in {*METHODS, "finercam", "refinecam"} and set(recipe) <= KNOWN and recipe.get("alpha", 1) == 1
     )
 
 
@@ -70,7 +72,8 @@ def test_maps_equal_those_of_pytorch_grad_cam(network: str, recipe: dict[str, An
     entry, stored = NETWORKS[network], arrays(network)
     explainer = Explainer(GOLDENS / entry["onnx"], size=stored["x"].shape[2:], threads=1, **options(network, recipe))
     explanations = explainer.explain_tensor(stored["x"], entry["classes"][recipe["classes"]])
-    tolerance = (2e-5 if recipe["method"] == "xgradcam" else 1e-5) + recipe["float32_noise"]
+    cnn = entry["layout"]["kind"] == "channels_first"
+    tolerance = (TOLERANCE.get(recipe["method"], 1e-5) if cnn else 1e-4) + recipe["float32_noise"]
     for i, (explanation, golden) in enumerate(zip(explanations, stored[recipe["key"]], strict=True)):
         values = explanation.values
         if recipe["method"] in FREE_SIGN or recipe.get("eigen_smooth"):
@@ -85,6 +88,23 @@ def test_goldens_cover_both_methods_on_four_networks_at_two_layers() -> None:
     covered = {(p.values[0], p.values[1]["method"], p.values[1]["layers"][0]) for p in MAPS}
     four = ("plain", "residual", "depthwise", "branches")
     assert {(n, m, x) for n in four for m in ("gradcam", "hirescam") for x in ("middle", "last")} <= covered
+
+
+@pytest.mark.parametrize(
+    ("network", "export"),
+    [
+        pytest.param(name, export, id=export["onnx"])
+        for name, entry in NETWORKS.items()
+        for export in entry["exports"]
+        if name != "hybrid"
+    ],
+)
+def test_the_automatic_layer_is_the_one_that_pytorch_grad_cam_recommends(network: str, export: dict[str, Any]) -> None:
+    file = read(GOLDENS / export["onnx"])
+    image = image_input(file.model, file.name)
+    graph = load(file, {image.name: image.bound((24, 36))}, run_once(file, image, (24, 36)))
+    layers = Layers(graph, image.name, image.layout, graph.outputs[0])
+    assert layers.automatic.name == export["layers"]["last"]
 
 
 EXPORTS = [

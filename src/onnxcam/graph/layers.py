@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-
-from onnx import TensorProto
+from functools import cached_property
 
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.index import Graph, Node
+from onnxcam.graph.layout import Layout, layouts, mixing_norms, stated_layout, vanishes
 
 # Outputs of these hold the same numbers as their input, moved or cast: not layers of their own.
 _MOVES = frozenset(
@@ -14,38 +14,138 @@ _MOVES = frozenset(
     | {"Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
 
+_POOLS = ("MaxPool", "AveragePool", "LpPool")
+
+# A side of fewer cells says little about where; VGG's 7 and AlexNet's 6, which pytorch-grad-cam recommends, stay.
+_COARSE = 5
+
 
 @dataclass(frozen=True)
 class Layer:
-    """A value that can be explained: its tensor name, the operator behind it, channels K and grid (h, w)."""
+    """A value that can be explained: its tensor name, the operator behind it, channels K, and how it lies."""
 
     name: str
     op_type: str
     node: str
     channels: int | None
-    grid: tuple[int, int]
+    layout: Layout
     depth: int
 
-
-def candidate_layers(graph: Graph, source: str, score: str) -> list[Layer]:
-    """Spatial values (N, K, h, w) with more than one cell between `source` and `score`, deepest last."""
-    return [
-        layer
-        for depth, node in enumerate(_between(graph, source, score))
-        if node.op_type not in _MOVES
-        for output in node.outputs
-        if output and (layer := _layer(graph, output, node, depth)) is not None
-    ]
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.layout.grid
 
 
-def _layer(graph: Graph, value: str, node: Node, depth: int) -> Layer | None:
-    shape = graph.shape(value)
-    if shape is None or len(shape) != 4 or graph.dtype(value) in (TensorProto.INT64, TensorProto.BOOL):
-        return None
-    _, k, h, w = shape
-    if not isinstance(h, int) or not isinstance(w, int) or h * w <= 1:
-        return None
-    return Layer(value, node.op_type, node.name, k if isinstance(k, int) else None, (h, w), depth)
+class Layers:
+    """The values between the picture and the score that lie on the picture.
+
+    image: the picture input; kind: its layout, nchw or nhwc; score: the value that the target is made of.
+    """
+
+    def __init__(self, graph: Graph, image: str, kind: str, score: str) -> None:
+        self.graph = graph
+        self.image = image
+        self.score = score
+        self.layouts = layouts(graph, image, kind)
+        self._between = _between(graph, image, score)
+
+    @cached_property
+    def candidates(self) -> tuple[Layer, ...]:
+        """Values on a grid of more than one cell, in the order of the graph, deepest last."""
+        return tuple(
+            layer
+            for depth, node in enumerate(self._between)
+            if node.op_type not in _MOVES
+            for output in node.outputs
+            if output and (layer := self._layer(output, node, depth)) is not None
+        )
+
+    def _layer(self, value: str, node: Node, depth: int, layout: Layout | None = None) -> Layer | None:
+        layout = layout or self.layouts.get(value)
+        if layout is None or layout.cells <= 1 or layout.kind == "channels-tokens":
+            return None
+        shape = self.graph.shape(value) or ()
+        k = shape[layout.channel_axis]
+        return Layer(value, node.op_type, node.name, k if isinstance(k, int) else None, layout, depth)
+
+    @cached_property
+    def automatic(self) -> Layer:
+        """The last spatial map before it is pooled or flattened away; in a transformer the norm before the last mixing.
+
+        A map made by convolutions at the end wins, or what was pooled into it where that left fewer than 5 cells; else the last norm that feeds an attention or a token MLP, as
+        pytorch-grad-cam recommends (`blocks[-1].norm1`), since behind it a class token leaves the patches no gradient.
+
+        Raises: UnsupportedError (exit code 4) where the model has no spatial map.
+        """
+        if not self.candidates:
+            raise UnsupportedError(
+                f"no feature map with a spatial grid lies between `{self.image}` and `{self.score}`",
+                "name a value with `--layer` and how it lies with `--layer-layout`; where sizes are dynamic, bind them "
+                "with `--size`",
+            )
+        last = self.candidates[-1]
+        named = {layer.name: layer for layer in self.candidates}
+        if last.layout.kind == "nchw":
+            pooled = self.graph.producer(last.name)
+            coarse = min(last.grid) < _COARSE and pooled is not None and last.op_type in _POOLS
+            return named.get(pooled.inputs[0], last) if coarse and pooled is not None else last
+        norms = mixing_norms(self.graph, self.layouts)
+        return next((named[n] for n in reversed(norms) if n in named), last)
+
+    @property
+    def rule(self) -> str:
+        """Why the automatic layer was chosen, in words."""
+        if self.automatic.layout.kind == "nchw":
+            return "the last spatial map"
+        return "the last spatial map" if self.automatic is self.candidates[-1] else "the norm before the last attention"
+
+    def named(self, name: str, layout: str | None = None, picture: tuple[int, int] = (1, 1)) -> Layer:
+        """The layer called `name`: a value, or a node, which means its first output.
+
+        layout: stated by the user where the graph does not tell, see `stated_layout`; picture: the input's (H, W).
+
+        Raises: UsageError (exit code 2) for an unknown name, with the nearest ones; UnsupportedError for a value that
+        has no spatial grid, or that does not lie between the picture and the score.
+        """
+        graph = self.graph
+        nodes = {n.proto.name: n for n in graph.nodes if n.proto.name}
+        if graph.producer(name) is None and name in nodes:
+            name = nodes[name].outputs[0]
+        node = graph.producer(name)
+        if node is None:
+            known = [text for layer in self.candidates for text in (layer.name, layer.node)]
+            close = get_close_matches(name, known, 3, 0.5)
+            listed = " or ".join(f"`{c}`" for c in dict.fromkeys(close))
+            hint = f"did you mean {listed}?" if close else "`onnxcam layers MODEL` lists them"
+            raise UsageError(f"the model has no layer `{name}`", hint)
+        shape = graph.shape(name)
+        stated = stated_layout(layout, shape, picture) if layout else None
+        depth = next((i for i, n in enumerate(self._between) if n is node), -1)
+        found = self._layer(name, node, depth, stated)
+        if found is None:
+            raise UnsupportedError(
+                f"layer `{name}` has no spatial grid: its shape is {list(shape) if shape is not None else 'unknown'}",
+                "choose a feature map (`onnxcam layers MODEL` lists them), or say how it lies with `--layer-layout`",
+            )
+        if depth < 0:
+            raise UnsupportedError(
+                f"layer `{name}` does not lie between the picture `{self.image}` and the score `{self.score}`",
+                "`onnxcam layers MODEL` lists the layers that do",
+            )
+        return found
+
+    def refuse_vanishing(self, layer: Layer) -> None:
+        """Raises: UnsupportedError where only the layer's class tokens reach the score, naming the layer upstream."""
+        if layer.name not in self.layouts or not vanishes(self.graph, layer.name, self.layouts):
+            return
+        above = [c for c in self.candidates if c.depth < layer.depth and not vanishes(self.graph, c.name, self.layouts)]
+        nearest = (
+            f"use `{above[-1].name}`, the nearest layer upstream where they do not" if above else "use another model"
+        )
+        raise UnsupportedError(
+            f"gradients at layer `{layer.name}` vanish identically: only its class token reaches the score", nearest
+        )
 
 
 def _between(graph: Graph, source: str, score: str) -> list[Node]:
@@ -62,49 +162,16 @@ def _between(graph: Graph, source: str, score: str) -> list[Node]:
     return nodes
 
 
-def automatic_layer(graph: Graph, source: str, score: str) -> Layer:
-    """The last spatial map before it is pooled or flattened away.
-
-    Raises: UnsupportedError (exit code 4) where the model has no spatial map.
-    """
-    layers = candidate_layers(graph, source, score)
-    if not layers:
-        raise UnsupportedError(
-            f"no spatial feature map (N, K, h, w) lies between `{source}` and `{score}`",
-            "choose a value with `--layer`; where sizes are dynamic, bind them with `--size`",
-        )
-    return layers[-1]
+def candidate_layers(graph: Graph, image: str, score: str, kind: str = "nchw") -> list[Layer]:
+    """`Layers.candidates` of one question."""
+    return list(Layers(graph, image, kind, score).candidates)
 
 
-def named_layer(graph: Graph, name: str, source: str, score: str) -> Layer:
-    """The layer called `name`: a value, or a node, which means its first output.
+def automatic_layer(graph: Graph, image: str, score: str, kind: str = "nchw") -> Layer:
+    """`Layers.automatic` of one question."""
+    return Layers(graph, image, kind, score).automatic
 
-    Raises: UsageError (exit code 2) for an unknown name, with the nearest ones; UnsupportedError for a value that
-    has no spatial grid.
-    """
-    nodes = {n.proto.name: n for n in graph.nodes if n.proto.name}
-    if graph.producer(name) is None and name in nodes:
-        name = nodes[name].outputs[0]
-    node = graph.producer(name)
-    layers = candidate_layers(graph, source, score)
-    if node is None:
-        known = [*(layer.name for layer in layers), *(layer.node for layer in layers)]
-        close = get_close_matches(name, known, 3, 0.5)
-        hint = f"did you mean {' or '.join(f'`{c}`' for c in close)}?" if close else "`onnxcam layers MODEL` lists them"
-        raise UsageError(f"the model has no layer `{name}`", hint)
-    for layer in layers:
-        if layer.name == name:
-            return layer
-    found = _layer(graph, name, node, len(layers))
-    shape = graph.shape(name)
-    if found is None:
-        raise UnsupportedError(
-            f"layer `{name}` has no spatial grid: its shape is {list(shape) if shape is not None else 'unknown'}",
-            "choose a feature map (N, K, h, w); `onnxcam layers MODEL` lists them",
-        )
-    if node not in _between(graph, source, score):
-        raise UnsupportedError(
-            f"layer `{name}` does not lie between the picture `{source}` and the score `{score}`",
-            "`onnxcam layers MODEL` lists the layers that do",
-        )
-    return found
+
+def named_layer(graph: Graph, name: str, image: str, score: str, kind: str = "nchw") -> Layer:
+    """`Layers.named` of one question."""
+    return Layers(graph, image, kind, score).named(name)

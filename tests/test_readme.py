@@ -1,0 +1,83 @@
+"""README's code blocks run, and print what README says."""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# ```console blocks hold `$ command` lines and their output, ```python blocks run; both in one folder per document.
+BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.S | re.M)
+
+
+def blocks(document: Path) -> list[tuple[str, str]]:
+    return [(m[1], m[2]) for m in BLOCK.finditer(document.read_text("utf-8"))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def commands(block: str) -> list[tuple[str, str]]:
+    """Commands of a console block with the output that follows each."""
+    found: list[tuple[str, str]] = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], ""))
+        elif found:
+            found[-1] = (found[-1][0], found[-1][1] + line + "\n")
+    return found
+
+
+def same(said: str, printed: str) -> bool:
+    """Equal up to trailing blanks; `...` in a document stands for anything."""
+    lines = [line.rstrip() for line in said.strip().splitlines()]
+    pattern = "\n".join(".*".join(map(re.escape, line.split("..."))) for line in lines)
+    text = "\n".join(line.rstrip() for line in printed.strip().splitlines())
+    return re.fullmatch(pattern, text, re.S) is not None
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_code_blocks_run_and_print_what_is_written(document: Path, folder: Path) -> None:
+    names: dict[str, object] = {}
+    for language, block in blocks(document):
+        if language == "python":
+            said = "".join(m[1] + "\n" for m in re.finditer(r"^# -> (.*)$", block, re.M))
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile(block, str(document), "exec"), names)
+            if said:
+                assert same(said, out.getvalue()), f"{document.name} says\n{said}\nbut the code prints\n{out.getvalue()}"
+            continue
+        for command, said in commands(block):
+            words = shlex.split(command)
+            assert words[0] == "onnxcam", f"{document.name}: only onnxcam commands run in console blocks: {command}"
+            done = subprocess.run(
+                [sys.executable, "-m", "onnxcam.cli", *words[1:]],
+                capture_output=True,
+                text=True,
+                cwd=folder,
+                env={**os.environ, "COLUMNS": "400", "NO_COLOR": "1"},
+                check=False,
+            )
+            printed = done.stdout if done.returncode == 0 else done.stderr
+            assert same(said, printed), f"{document.name}: `{command}` says\n{said}\nbut prints\n{printed}{done.stderr}"
+
+
+def test_the_test_command_is_what_ci_runs() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert "<!-- test command -->" in readme
+    assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text("utf-8")
