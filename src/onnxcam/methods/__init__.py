@@ -1,6 +1,6 @@
 """Methods: how activations A and gradients G become the weights alpha of a saliency map."""
 
-from onnxcam.methods import ablation, gradient
+from onnxcam.methods import ablation, baseline, gradient, masked
 from onnxcam.methods.loop import Loop
 from onnxcam.methods.registry import (
     METHODS,
@@ -21,10 +21,12 @@ __all__ = [
     "MethodContext",
     "Option",
     "ablation",
+    "baseline",
     "explained_by",
     "find_method",
     "gradient",
     "looped",
+    "masked",
     "method",
     "possible_methods",
 ]

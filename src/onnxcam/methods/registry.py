@@ -13,6 +13,7 @@ import numpy as np
 from onnx import ValueInfoProto
 
 from onnxcam.autodiff import differentiate
+from onnxcam.autodiff.engine import INTEGERS
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder
 from onnxcam.graph.head import Head
@@ -61,8 +62,11 @@ class MethodContext:
 
     @property
     def activations(self) -> str:
-        """A (N, K, h, w), in the builder's float type."""
-        return self.channels_first(self.op.as_float(self.layer.name))
+        """A (N, K, h, w), in the builder's float type; integers as they are."""
+        value = self.op.as_float(self.layer.name)
+        if self.graph.dtype(self.layer.name) in INTEGERS:
+            value = self.op.Cast(value, to=self.op.dtype)
+        return self.channels_first(value)
 
     @property
     def gradients(self) -> str:
@@ -165,7 +169,7 @@ class Method:
         """What the method needs besides one forward pass: `gradients`, `loop`, `linear algebra`."""
         has = {
             "gradients": self.gradients,
-            "loop": self.loop is not None,
+            "loop": self.passes != "1",
             "linear algebra": self.combine in ("eigen", "kpca"),
         }
         return tuple(name for name, needed in has.items() if needed)
