@@ -113,8 +113,8 @@ def test_rank_correlation_is_spearmans():
 
 
 def test_equal_values_share_their_mean_rank():
-    # Ranks 1.5 1.5 3 against 1 2 3: covariance 1.5, variances 1.5 and 2.
-    assert rank_correlation(np.array([5.0, 5, 7]), np.array([0.0, 1, 2])) == pytest.approx(1.5 / math.sqrt(3))
+    # Ranks 1.5 1.5 3 4 against 1 2 3 4: covariance 4.5, squares 4.5 and 5.
+    assert rank_correlation(np.array([5.0, 5, 7, 9]), np.array([0.0, 1, 2, 3])) == pytest.approx(math.sqrt(0.9))
 
 
 def test_a_constant_map_has_no_rank_correlation():
