@@ -37,6 +37,11 @@ def print_error(error: OnnxCamError) -> None:
         err.print(f"\n[bold cyan]hint:[/] {escape(error.hint)}")
 
 
+def print_text(text: str) -> None:
+    """A document on stdout, as it is."""
+    sys.stdout.write(text)
+
+
 def print_line(text: str) -> None:
     """A line of the result."""
     out.print(escape(text))

@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     methods.add_argument("--json", action="store_true", help="print JSON")
     methods.set_defaults(run=_methods)
 
+    ops = commands.add_parser("ops", help="say of every operator what becomes of its derivative")
+    form = ops.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--markdown", action="store_true", help="print docs/operators.md")
+    ops.set_defaults(run=_ops)
+
     demo = commands.add_parser("demo", help="explain the bundled picture with the bundled model, for two classes")
     demo.add_argument("-o", "--output", metavar="PATH", type=Path, help="default ./demo.cam.png")
     demo.add_argument("--json", action="store_true", help="print JSON")
@@ -205,9 +211,11 @@ def _drawing(arguments: argparse.Namespace, target: Path) -> dict[str, Any]:
     )
 
 
-def _check_writable(target: Path) -> None:
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def _check_writable(target: Path, known: Sequence[str] = (*_PICTURES, ".npy", ".json")) -> None:
     """Refuses, before any work is done, a place where nothing can be written."""
-    known = (".png", ".jpg", ".jpeg", ".webp", ".npy", ".json")
     if target.is_dir():
         raise OutputError(f"{target} is a folder", f"name a file in it: `{target / 'out.png'}`")
     if target.suffix.lower() not in known:
@@ -258,12 +266,22 @@ def _layers(arguments: argparse.Namespace) -> int:
             r.layer.op_type,
             str(r.layer.channels or "?"),
             "x".join(map(str, r.layer.grid)),
-            ", ".join(r.methods) or f"none: no rule for {', '.join(r.blockers)}",
+            _possible(r.methods) + (f" (no rule for {', '.join(r.blockers)})" if r.blockers else ""),
         )
         for r in report.layers
     ]
     console.print_table(("layer", "operator", "K", "grid", "methods"), rows, right=("K",))
     return 0
+
+
+def _possible(methods: Sequence[str]) -> str:
+    """The methods possible at a layer, in few words."""
+    from onnxcam.methods import METHODS
+
+    missing = [m for m in METHODS if m not in methods]
+    if not missing:
+        return "all"
+    return f"all but {', '.join(missing)}" if len(missing) < len(methods) else ", ".join(methods) or "none"
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -311,7 +329,7 @@ def _check(arguments: argparse.Namespace) -> int:
     chosen = report.automatic
     console.print_line(f"layer    {chosen.layer.name} ({chosen.layer.op_type}, {chosen.layer.channels} channels, "
                        f"{'x'.join(map(str, chosen.layer.grid))}); {len(report.layers)} candidates")  # fmt: skip
-    console.print_line(f"methods  {', '.join(chosen.methods) or 'none'}")
+    console.print_line(f"methods  {_possible(chosen.methods)}")
     console.print_line("explainable: yes")
     return 0
 
@@ -339,11 +357,28 @@ def _methods(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ops(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from onnxcam import _console as console
+    from onnxcam.autodiff.decisions import decisions, markdown
+
+    table = decisions()
+    if arguments.json:
+        console.print_json([asdict(decision) for decision in table])
+    elif arguments.markdown:
+        console.print_text(markdown(table))
+    else:
+        rows = [(f"{d.domain}::{d.op}" if d.domain else d.op, d.decision, d.reason) for d in table]
+        console.print_table(("operator", "decision", "why, or the rule"), rows)
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from onnxcam.demo import explain_demo
 
     target = arguments.output or Path("demo.cam.png")
-    _check_writable(target)
+    _check_writable(target, _PICTURES)
     explainer, explanations = explain_demo(target, **_drawing(arguments, target))
     _report(explainer, [(e, target) for e in explanations], arguments.json)
     return 0

@@ -1,6 +1,5 @@
 """The bundled model and picture: what a newcomer sees first."""
 
-import io
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from onnxcam import _core
 from onnxcam.errors import OnnxCamError
 from onnxcam.explainer import Explainer
 from onnxcam.explanation import Explanation
+from onnxcam.render import encoded
 from onnxcam.output import write_atomically
 
 # Installed beside the compiled module, which is where it is even when the Python files are not (editable installs).
@@ -38,7 +38,5 @@ def explain_demo(output: Path, colormap: str = "jet", opacity: float = 0.5) -> t
     sheet = Image.new("RGB", (sum(p.width for p in panels) + 8 * (len(panels) - 1), panels[0].height), "white")
     for i, panel in enumerate(panels):
         sheet.paste(panel, (i * (panels[0].width + 8), 0))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    write_atomically(output, buffer.getvalue())
+    write_atomically(output, encoded(sheet, output.suffix))
     return explainer, explanations

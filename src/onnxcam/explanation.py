@@ -16,7 +16,7 @@ from PIL import Image
 from onnxcam.errors import OutputError, UsageError
 from onnxcam.output import write_atomically
 from onnxcam.picture import Picture
-from onnxcam.render import overlay
+from onnxcam.render import encoded, overlay
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,7 @@ class Explanation:
         elif suffix == ".json":
             buffer.write(json.dumps(self.record(), indent=2, allow_nan=False).encode() + b"\n")
         elif suffix in (".png", ".jpg", ".jpeg", ".webp"):
-            kind = {".png": "PNG", ".webp": "WEBP"}.get(suffix, "JPEG")
-            self.overlay(**drawing).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
+            buffer.write(encoded(self.overlay(**drawing), suffix))
         else:
             raise OutputError(f"{path}: cannot write a `{suffix}` file", "use .png, .jpg, .webp, .npy or .json")
         return write_atomically(path, buffer.getvalue())

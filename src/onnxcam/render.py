@@ -1,5 +1,6 @@
 """Colours: colormaps as (256, 3) tables, and the blend of a saliency map onto a picture."""
 
+import io
 from collections.abc import Callable
 from functools import cache
 
@@ -68,3 +69,11 @@ def overlay(
         np.ascontiguousarray(picture[part]), np.ascontiguousarray(values[part]), colormap(colors), opacity
     )
     return Image.fromarray(blended)
+
+
+def encoded(image: Image.Image, suffix: str) -> bytes:
+    """The file of a picture: `.png`, `.webp`, else JPEG at quality 92."""
+    buffer = io.BytesIO()
+    kind = {".png": "PNG", ".webp": "WEBP"}.get(suffix.lower(), "JPEG")
+    image.save(buffer, kind, **({"quality": 92} if kind == "JPEG" else {}))
+    return buffer.getvalue()
