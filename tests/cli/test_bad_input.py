@@ -72,7 +72,7 @@ MODELS: dict[str, tuple[Callable[[], str], int, str, str]] = {
     "has no feature map": (
         lambda: saved('<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,3] y) '
                       "{ p = GlobalAveragePool(x) y = Flatten(p) }"),
-        4, "no spatial feature map (N, K, h, w) lies between `x` and `y`", "--layer",
+        4, "no feature map with a spatial grid lies between `x` and `y`", "--layer",
     ),
     "has no class scores": (
         lambda: saved('<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) '
