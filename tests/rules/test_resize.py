@@ -1,6 +1,4 @@
 import numpy as np
-from onnx.reference.op_run import OpRun
-from onnx.reference.ops import op_grid_sample
 
 from support.vjp import Case
 
@@ -13,26 +11,6 @@ def resize(target: str, attributes: str, x: str = "", **options: object) -> Case
     values = {"scales": f"Constant<value_floats={numbers}>", "sizes": f"Constant<value_ints={numbers}>"}[kind]
     inputs = "x, , t" if kind == "scales" else "x, , , t"
     return Case("Resize", x, f"t = {values}() y = Resize<{attributes}>({inputs})", polynomial=True, **options)
-
-
-class GridSample(op_grid_sample.GridSample):
-    """`onnx.reference` rounds coordinates to float32."""
-
-    def _gs_denormalize_coordinates(self, n: np.ndarray, dims: tuple[int, ...], align_corners: bool) -> np.ndarray:
-        return np.array([self._gs_denormalize(v, dim, align_corners) for v, dim in zip(n, dims, strict=True)])
-
-
-class AffineGrid(OpRun):
-    """`onnx.reference` rounds the grid to float32."""
-
-    def _run(self, theta: np.ndarray, size: np.ndarray, align_corners: int = 0) -> tuple[np.ndarray]:
-        space = [int(n) for n in size[2:]]
-        grid = np.empty((len(theta), *space, len(space)))
-        for at in np.ndindex(*space):
-            sizes = zip(at, space, strict=True)
-            point = [(2 * i / (n - 1) if align_corners else (2 * i + 1) / n) - 1 for i, n in sizes]
-            grid[(slice(None), *at)] = theta @ np.array([*reversed(point), 1.0])
-        return (grid,)
 
 
 MODES = ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"]
@@ -87,7 +65,7 @@ CASES = [
     *(
         Case("GridSample", "double[N,2,4,5] x, double[N,3,4,2] grid",
              f'y = GridSample<mode="{mode}", padding_mode="{padding}", align_corners={align}>(x, grid)',
-             domain={"grid": (-1.13, 1.17)}, since=20, runtime=mode != "cubic", new_ops=(GridSample,),
+             domain={"grid": (-1.13, 1.17)}, since=20, runtime=mode != "cubic",
              **({"wrt": ("x",)} if mode == "nearest" else {}))
         for mode in ("nearest", "linear", "cubic")
         for padding in ("zeros", "border", "reflection")
@@ -96,7 +74,7 @@ CASES = [
     *(
         Case("AffineGrid", f"double[2,{d},{d + 1}] theta",
              f"size = Constant<value_ints={size}>() y = AffineGrid<align_corners={align}>(theta, size)",
-             polynomial=True, since=20, runtime=False, new_ops=(AffineGrid,))
+             polynomial=True, since=20, runtime=False)
         for d, size in ((2, "[2,3,4,5]"), (3, "[2,3,2,4,3]"))
         for align in (0, 1)
     ),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops import op_grid_sample
 
 
 class Erf(OpRun):
@@ -89,6 +90,7 @@ class ConvTranspose(OpRun):
         begin, end = (pads or [0] * 2 * n)[:n], (pads or [0] * 2 * n)[n:]
         if auto_pad in ("SAME_UPPER", "SAME_LOWER") or output_shape:
             wanted = output_shape or [size[i] * s[i] for i in range(n)]
+            full = [max(f, v) for f, v in zip(full, wanted, strict=True)]  # past the windows lie zeros
             total = [f - v for f, v in zip(full, wanted, strict=True)]
             half = [t // 2 for t in total]
             rest = [t - h for t, h in zip(total, half, strict=True)]
@@ -137,4 +139,52 @@ class Pad(OpRun):
         return (x,)
 
 
-DEFINITIONS = (ConvTranspose, Erf, Gelu, GlobalLpPool, GlobalMaxPool, LRN, LpPool, MaxPool, Pad)
+class GroupNormalization(OpRun):
+    """`onnx.reference` computes in float32; scale and bias per group (opset 18) or per channel (opset 21)."""
+
+    def _run(self, x, scale, bias, epsilon=1e-5, num_groups=1, stash_type=1):
+        n = x.reshape(x.shape[0], num_groups, -1)
+        n = (n - n.mean(-1, keepdims=True)) / np.sqrt(n.var(-1, keepdims=True) + epsilon)
+        per = scale.size
+        return ((n.reshape(x.shape[0], per, -1) * scale[:, None] + bias[:, None]).reshape(x.shape),)
+
+
+class LpNormalization(OpRun):
+    """`onnx.reference` leaves out the absolute value for p = 1."""
+
+    def _run(self, x: np.ndarray, axis: int = -1, p: int = 2) -> tuple[np.ndarray]:
+        return (x / (np.abs(x) ** p).sum(axis, keepdims=True) ** (1 / p),)
+
+
+class RMSNormalization(OpRun):
+    """`onnx.reference` computes in float32."""
+
+    def _run(self, x: np.ndarray, s: np.ndarray, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1):
+        along = tuple(range(axis % x.ndim, x.ndim))
+        return (x / np.sqrt((x * x).mean(along, keepdims=True) + epsilon) * s,)
+
+
+class AffineGrid(OpRun):
+    """`onnx.reference` rounds the grid to float32."""
+
+    def _run(self, theta: np.ndarray, size: np.ndarray, align_corners: int = 0) -> tuple[np.ndarray]:
+        space = [int(n) for n in size[2:]]
+        grid = np.empty((len(theta), *space, len(space)))
+        for at in np.ndindex(*space):
+            sizes = zip(at, space, strict=True)
+            point = [(2 * i / (n - 1) if align_corners else (2 * i + 1) / n) - 1 for i, n in sizes]
+            grid[(slice(None), *at)] = theta @ np.array([*reversed(point), 1.0])
+        return (grid,)
+
+
+class GridSample(op_grid_sample.GridSample):
+    """`onnx.reference` rounds coordinates to float32."""
+
+    def _gs_denormalize_coordinates(self, n: np.ndarray, dims: tuple[int, ...], align_corners: bool) -> np.ndarray:
+        return np.array([self._gs_denormalize(v, dim, align_corners) for v, dim in zip(n, dims, strict=True)])
+
+
+DEFINITIONS = (
+    AffineGrid, ConvTranspose, Erf, Gelu, GlobalLpPool, GlobalMaxPool, GridSample, GroupNormalization, LRN,
+    LpNormalization, LpPool, MaxPool, Pad, RMSNormalization,
+)  # fmt: skip

@@ -33,7 +33,7 @@ def composed(
             body, results = forward_graph(op, node, forward)
             return pull_back(op, node, body, node.inputs, results, dys)
 
-        rule.__doc__ = forward.__doc__
+        rule.__doc__, rule.__module__ = forward.__doc__, forward.__module__
         return forward
 
     return register

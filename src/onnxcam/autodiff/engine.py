@@ -4,7 +4,7 @@ The engine finds the live path, asks the registry for each node's rule, un-broad
 rules only know their own operator. What is emitted and turns out not to be needed is pruned when the model is built.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper
 
+from onnxcam.autodiff.decisions import EXPANDED, REFUSED
 from onnxcam.autodiff.registry import ALL, INDEPENDENT, NON_DIFFERENTIABLE, RULES, Cotangents, Rule
 from onnxcam.errors import UnsupportedError, UnsupportedOperatorError
 from onnxcam.graph.build import Builder, tensor_info
@@ -150,14 +151,20 @@ class Primal:
 
 
 def differentiate(
-    graph: Graph, op: Builder, y: str, wrt: Sequence[str], cotangent: str | None = None
+    graph: Graph,
+    op: Builder,
+    y: str,
+    wrt: Sequence[str],
+    cotangent: str | None = None,
+    rules: Mapping[str, Callable[[Rule], Rule]] | None = None,
 ) -> dict[str, str | None]:
     """Append d(sum(y * cotangent)) / d(value) for every value in `wrt`; the names of the gradients.
 
     y: a value of `graph`, any shape; samples are independent, so for y of shape (N,) the gradient is per sample.
     cotangent: a value shaped like y, default ones. Gradients have the shape of their value and the builder's float
     type; None where y does not depend on the value. `op` may be a builder of `graph` or of an ancestor that holds
-    the emitted nodes of `graph`.
+    the emitted nodes of `graph`. rules: for single nodes, by the name of their first output, what to make of their
+    rule (guided backpropagation changes those of activations).
 
     At kinks each rule's docstring says which one-sided derivative it takes.
 
@@ -165,7 +172,9 @@ def differentiate(
     of an operator has none.
     """
     live, path = live_path(graph, y, wrt)
-    rules = _resolve(graph, path, y, wrt)
+    changed = rules or {}
+    plain = _resolve(graph, path, y, wrt)
+    applied = [changed[n.outputs[0]](r) if n.outputs[0] in changed else r for n, r in zip(path, plain, strict=True)]
     cotangents: dict[str, list[str]] = {}
     if y in live:
         cotangents[y] = [cotangent or op.ConstantOfShape(op.Shape(y), value=op.scalar(1.0))]
@@ -176,7 +185,7 @@ def differentiate(
             cotangents[value] = parts = [op.Sum(*parts)]
         return parts[0] if parts else None
 
-    for node, rule in zip(reversed(path), reversed(rules), strict=True):
+    for node, rule in zip(reversed(path), reversed(applied), strict=True):
         with op.scope(f"{node.name}.vjp"):
             positions = range(len(node.outputs)) if rule.outputs is None else rule.outputs
             dys = [total(node.outputs[i]) if i < len(node.outputs) and node.outputs[i] else None for i in positions]
@@ -241,7 +250,7 @@ def blockers(graph: Graph, y: str) -> dict[str, frozenset[str]]:
     for node in reversed(graph.nodes):
         below = [found[node.outputs[i]] for i in _differentiable_outputs(node) if node.outputs[i] in found]
         if below:
-            own = () if node.kind in RULES or has_body(node) else (node.kind,)
+            own = () if rule_of(node) else (node.kind,)
             kinds = frozenset(own).union(*below)
             for value in _differentiable_reads(node):
                 found[value] = found.get(value, frozenset()) | kinds
@@ -252,14 +261,18 @@ def _resolve(graph: Graph, path: Sequence[Node], y: str, wrt: Sequence[str]) -> 
     rules: list[Rule] = []
     blockers: dict[str, list[Node]] = {}
     for node in path:
-        rule = RULES.get(node.kind) or (EXPANSION if has_body(node) else None)
+        rule = rule_of(node)
         if rule is None:
             blockers.setdefault(node.kind, []).append(node)
         else:
             rules.append(rule)
     if blockers:
         width = max(map(len, blockers))
-        lines = [f"  {kind:<{width}}  {len(nodes)}x  first node `{nodes[0].name}`" for kind, nodes in blockers.items()]
+        lines = [
+            f"  {kind:<{width}}  {len(nodes)}x  first node `{nodes[0].name}`"
+            + (f": {REFUSED[kind]}" if kind in REFUSED else "")
+            for kind, nodes in blockers.items()
+        ]
         many = "operators have" if len(blockers) > 1 else "operator has"
         start = ", ".join(f"`{v}`" for v in wrt)
         raise UnsupportedOperatorError(
@@ -275,12 +288,9 @@ def _check_arity(node: Node, rule: Rule, dxs: Cotangents) -> None:
         raise AssertionError(f"rule of {node.kind} returned {len(dxs)} cotangents for {len(node.inputs)} inputs")
 
 
-def has_body(node: Node) -> bool:
-    """Whether the operator's schema defines it by other operators, so that these can be differentiated instead."""
-    schema = node.schema
-    return schema is not None and bool(
-        getattr(schema, "has_function", False) or getattr(schema, "has_context_dependent_function", False)
-    )
+def rule_of(node: Node) -> Rule | None:
+    """The operator's rule, or the differentiation of its function body where that is proven; None where it has none."""
+    return RULES.get(node.kind) or (EXPANSION if node.kind in EXPANDED else None)
 
 
 def _expanded(op: Builder, node: Primal, *dys: str | None) -> Cotangents:

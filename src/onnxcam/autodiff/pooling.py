@@ -115,6 +115,8 @@ def signed_power(op: Builder, x: str, p: int) -> str:
 @vjp("MaxUnpool", wrt=(0,))
 def max_unpool(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy at the positions that the indices name."""
+    if node.has(2):
+        raise node.unsupported("its output shape is given, which changes what its indices mean")
     picked = op.GatherElements(op.Reshape(dy, [-1]), op.Reshape(node.inputs[1], [-1]), axis=0)
     return (node.reshaped(picked),)
 

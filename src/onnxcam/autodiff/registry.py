@@ -67,9 +67,9 @@ NON_DIFFERENTIABLE: frozenset[str] = frozenset(
     TfIdfVectorizer Xor""".split()
 )
 
-# Untagged in the schemas: outputs that hold no value of a differentiable input (shapes, indices, random draws).
+# Untagged in the schemas: outputs that hold no value of a differentiable input (shapes, indices, random draws, marks).
 INDEPENDENT: frozenset[str] = frozenset(
-    """Bernoulli Constant ConstantOfShape EyeLike Multinomial NonMaxSuppression OptionalHasElement
+    """Bernoulli Constant ConstantOfShape EyeLike Hardmax Multinomial NonMaxSuppression OptionalHasElement
     RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range SequenceEmpty SequenceLength
     StringNormalizer""".split()
 )
