@@ -152,7 +152,7 @@ def explained_model(
     class_index = _free("class_index", taken)
     op = Builder(graph)
     target = class_target(op, head, score, class_index)
-    context = MethodContext(op, layers[0], head, target, image, settings)
+    context = MethodContext(op, layers[0], head, target, picture, settings)
     context.settle(*target.values, inputs=(target.class_index,))
     heads = [
         head_after(context.graph, row.cut(context.graph, chosen, settings), [target.score], image.name)

@@ -1,6 +1,6 @@
 """Methods: how activations A and gradients G become the weights alpha of a saliency map."""
 
-from onnxcam.methods import ablation, baseline, gradient, masked
+from onnxcam.methods import ablation, attribution, baseline, fullgrad, gradient, masked
 from onnxcam.methods.loop import Loop
 from onnxcam.methods.registry import (
     METHODS,
@@ -21,9 +21,11 @@ __all__ = [
     "MethodContext",
     "Option",
     "ablation",
+    "attribution",
     "baseline",
     "explained_by",
     "find_method",
+    "fullgrad",
     "gradient",
     "looped",
     "masked",

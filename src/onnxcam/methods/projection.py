@@ -15,10 +15,11 @@ Doubles = npt.NDArray[np.float64]
 def combined(activations: Floats, alpha: Floats, combine: str, threads: int = 0, sign: str = "fixed") -> Floats:
     """Raw maps (N, h, w) from A (N, K, h, w) and alpha (N, K, 1, 1) or (N, K, h, w), signed.
 
-    combine: `sum`, `eigen` or `kpca`. sign: `fixed` turns a principal component so that its largest value is
-    positive (SegEigenCAM's rule: negate where |min| > |max|); `raw` leaves it as the solver gave it.
+    combine: `sum`, `eigen` or `kpca`; `none` where A (N, 1, h, w) is the map and alpha is 1. sign: `fixed` turns a
+    principal component so that its largest value is positive (SegEigenCAM's rule: negate where |min| > |max|); `raw`
+    leaves it as the solver gave it.
     """
-    if combine == "sum":
+    if combine in ("sum", "none"):
         return _core.weighted_sum(activations, alpha, relu=False, threads=threads)
     if combine not in PROJECTIONS:
         raise UsageError(f"unknown combination `{combine}`", f"use sum, {', '.join(PROJECTIONS)}")

@@ -14,12 +14,12 @@ from onnx import ValueInfoProto
 
 from onnxcam.autodiff import differentiate
 from onnxcam.autodiff.engine import INTEGERS
+from onnxcam.autodiff.registry import Rule
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder
 from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph
 from onnxcam.graph.layers import Layer
-from onnxcam.graph.signature import ImageInput
 from onnxcam.methods.loop import LoopFunction
 from onnxcam.targets import Target
 
@@ -30,7 +30,8 @@ def ones(context: "MethodContext") -> str:
 
 
 class MethodContext:
-    """What a method sees: the builder, the graph, the layer, the head, the target and its options; A and G on demand.
+    """What a method sees: the builder, the graph, the layer, the head, the target, the picture input seen as a
+    layer, and the method's options; A and G on demand.
 
     `settle` makes what was emitted part of `graph`, so that it can be differentiated in turn.
     """
@@ -41,14 +42,14 @@ class MethodContext:
         layer: Layer,
         head: Head,
         target: Target,
-        image: ImageInput,
+        picture: Layer,
         options: Mapping[str, Any],
     ) -> None:
         self.op = op
         self.layer = layer
         self.head = head
         self.target = target
-        self.image = image
+        self.picture = picture
         self.options = options
         self._gradients: dict[str, str] = {}
 
@@ -74,16 +75,20 @@ class MethodContext:
 
         Raises: UnsupportedError where the score does not depend on the layer by a differentiable path.
         """
+        if self.layer.name not in self._gradients:
+            self._gradients[self.layer.name] = self.gradient_by({})
+        return self.channels_first(self._gradients[self.layer.name])
+
+    def gradient_by(self, rules: Mapping[str, Callable[[Rule], Rule]]) -> str:
+        """G as it lies in the model, with the rules of some nodes changed, see `differentiate`."""
         name = self.layer.name
-        if name not in self._gradients:
-            gradient = differentiate(self.graph, self.op, self.target.score, [name])[name]
-            if gradient is None:
-                raise UnsupportedError(
-                    f"the score does not depend on layer `{name}` by any differentiable path",
-                    "`onnxcam layers MODEL` lists the layers that reach the score",
-                )
-            self._gradients[name] = gradient
-        return self.channels_first(self._gradients[name])
+        gradient = differentiate(self.graph, self.op, self.target.score, [name], rules=rules)[name]
+        if gradient is None:
+            raise UnsupportedError(
+                f"the score does not depend on layer `{name}` by any differentiable path",
+                "`onnxcam layers MODEL` lists the layers that reach the score",
+            )
+        return gradient
 
     def channels_first(self, value: str) -> str:
         """A value that lies like the layer as (N, K, h, w), class tokens left out."""
