@@ -98,11 +98,17 @@ def listing_names(folder: Path) -> list[str]:
     return [p.name for p in folder.rglob("*")]
 
 
-@pytest.mark.parametrize("argv", [["methods", "--json"], ["methods"], ["layers", "colours.onnx"], ["--help"]])
+@pytest.mark.parametrize(
+    "argv",
+    [["methods", "--json"], ["layers", "colours.onnx", "--json"], ["methods"], ["layers", "colours.onnx"], ["--help"]],
+)
 def test_a_reader_that_leaves_early_is_no_error(argv: list[str], folder: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    process = subprocess.run([*PROGRAM, *argv], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}  # written out at the very end
+    process = subprocess.run(
+        [*PROGRAM, *argv], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, env=buffered
+    )
     os.close(writer)
     assert (process.returncode, process.stderr) == (0, "")
 

@@ -1,5 +1,6 @@
 """The builder: names, constants, repetition, pruning."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -73,11 +74,14 @@ def test_an_empty_list_is_a_constant_of_int64() -> None:
     assert numpy_helper.to_array(op.initializers[op.value([])]).dtype == np.int64
 
 
-def test_bfloat16_and_float16_constants_with_the_same_bytes_are_distinct() -> None:
-    import ml_dtypes
-
+@pytest.mark.parametrize(
+    "kinds", [("float16", "bfloat16"), ("float8_e4m3fn", "float8_e5m2"), ("int8", "float8_e4m3fn")]
+)
+def test_constants_of_unlike_types_with_the_same_bytes_are_distinct(kinds: tuple[str, str]) -> None:
     op = Builder(base())
-    assert op.value(np.zeros(2, np.float16)) != op.value(np.zeros(2, ml_dtypes.bfloat16))
+    first, second = (op.value(np.zeros(2, getattr(ml_dtypes, k, k))) for k in kinds)
+    assert first != second
+    assert op.initializers[first].data_type != op.initializers[second].data_type
 
 
 def test_the_same_node_is_emitted_once_whatever_the_scope() -> None:

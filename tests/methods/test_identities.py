@@ -227,3 +227,19 @@ def test_float16_models_are_differentiated_in_float32() -> None:
     (explanation,) = maps(half, X.astype(np.float16), 1)
     np.testing.assert_allclose(explanation.raw, [[-4, 2], [3, 3]], rtol=1e-6)
     assert explanation.score == 3.5
+
+
+def test_names_of_ours_that_the_model_has_already_do_no_harm() -> None:
+    model = network(6)
+    ours = {"x": "class_index", "i": "onnxcam_alpha", "c": "onnxcam/ReduceSum_1", "f": "onnxcam_index"}
+    taken = ModelProto()
+    taken.CopyFrom(model)
+    taken.graph.input[0].name = ours["x"]
+    for node in taken.graph.node:
+        for names in (node.input, node.output):
+            for k, name in enumerate(names):
+                names[k] = ours.get(name, name)
+    x = pictures(6)
+    (plain,), (renamed,) = maps(model, x, 2), maps(taken, x, 2)
+    assert np.array_equal(renamed.raw, plain.raw) and renamed.score == plain.score
+    onnx.checker.check_model(onnxcam.rewrite(taken))
