@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxcam.errors import OnnxCamError
+    from onnxcam.explained import rewrite
     from onnxcam.explainer import Explainer, explain
     from onnxcam.explanation import ClassScore, Explanation
+    from onnxcam.metrics.evaluation import evaluate
     from onnxcam.preprocess import Picture, Preprocess, load_picture
-    from onnxcam.explained import rewrite
 
 # Loaded on first use: `import onnxcam` costs no numpy, no onnx.
 _HOMES = {
@@ -17,6 +18,7 @@ _HOMES = {
     "OnnxCamError": "errors",
     "Picture": "preprocess",
     "Preprocess": "preprocess",
+    "evaluate": "metrics.evaluation",
     "explain": "explainer",
     "load_picture": "preprocess",
     "rewrite": "explained",
@@ -29,6 +31,7 @@ __all__ = [
     "OnnxCamError",
     "Picture",
     "Preprocess",
+    "evaluate",
     "explain",
     "load_picture",
     "rewrite",

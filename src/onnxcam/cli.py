@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from onnxcam.explanation import Explanation
 
 EPILOG = """exit codes: 0 ok, 1 verification failed or internal error, 2 usage or unknown name, 3 model, 4 unsupported
-operator or shape, 5 picture, 6 output, 130 interrupted"""
+operator or shape, 5 picture, 6 output, 7 finished with bad pictures, 130 interrupted"""
+BAD_PICTURES = 7
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,6 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     methods.add_argument("--json", action="store_true", help="print JSON")
     methods.set_defaults(run=_methods)
 
+    evaluate = commands.add_parser("evaluate", help="measure which method to believe, on a folder of pictures")
+    evaluate.add_argument("model", metavar="MODEL", help="an .onnx file")
+    evaluate.add_argument("folder", metavar="FOLDER", help="of pictures")
+    _measure_options(evaluate)
+    _picture_options(evaluate)
+    _runtime_options(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
     ops = commands.add_parser("ops", help="say of every operator what becomes of its derivative")
     form = ops.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
@@ -101,11 +110,29 @@ def _method_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--fuse", default="mean", choices=("mean", "product", "max"), help="of several layers")
     group.add_argument("--eigen-smooth", action="store_true", help="first principal component in place of the sum")
-    group.add_argument(
-        "--score", default="logit", choices=("logit", "probability", "log-probability", "rest", "finer")
-    )
+    group.add_argument("--score", default="logit", choices=("logit", "probability", "log-probability", "rest", "finer"))
     group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
     group.add_argument("--normalize", default="minmax", choices=("minmax", "max", "none"))
+
+
+def _measure_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is measured")
+    group.add_argument("--methods", metavar="A,B", type=_names, help="default gradcam,random,sobel")
+    group.add_argument(
+        "--metrics", metavar="A,B", type=_names, help="best first by the first; docs/evaluate.md lists them"
+    )
+    group.add_argument("--boxes", metavar="JSON", help="labels and boxes of the objects, by file name")
+    group.add_argument("--target", metavar="CLASS", help="label or index (default: labels of --boxes, else predicted)")
+    group.add_argument("--layer", metavar="NAME", action="append", help="value or node (default: the last map)")
+    group.add_argument("--layer-layout", metavar="LAYOUT", help="nchw, nhwc or tokens[:PREFIX]")
+    group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
+    group.add_argument(
+        "--steps", metavar="N", type=int, default=30, help="of insertion, deletion (default %(default)s)"
+    )
+    group.add_argument("--baseline", default="zeros", metavar="NAME", help="zeros, mean or blur (default %(default)s)")
+    group.add_argument("--seed", metavar="N", type=int, default=0, help="of everything random (default %(default)s)")
+    group.add_argument("--csv", metavar="FILE", type=Path, help="write a line per map")
+    group.add_argument("--plot", metavar="FILE", type=Path, help="draw the insertion and deletion curves (.png)")
 
 
 def _picture_options(parser: argparse.ArgumentParser) -> None:
@@ -157,27 +184,38 @@ def _numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"`{text}` is not a list of numbers, such as 0.485,0.456,0.406") from None
 
 
+def _names(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What every command that runs a model on pictures asks for."""
+    fields = ("fit", "crop_pct", "mean", "std", "scale", "channels")
+    return {
+        "layer": arguments.layer,
+        "layer_layout": arguments.layer_layout,
+        "output": arguments.class_output,
+        "preprocess": {f: v for f in fields if (v := getattr(arguments, f)) is not None},
+        "labels": arguments.labels,
+        "size": arguments.size,
+        "input_layout": arguments.input_layout,
+        "providers": [arguments.provider] if arguments.provider else None,
+        "custom_ops_library": arguments.custom_ops,
+        "threads": arguments.threads,
+    }
+
+
 def _explainer(arguments: argparse.Namespace) -> Explainer:
     from onnxcam.explainer import Explainer
 
-    fields = ("fit", "crop_pct", "mean", "std", "scale", "channels")
     return Explainer(
         arguments.model,
         method=arguments.method,
-        layer=arguments.layer,
-        layer_layout=arguments.layer_layout,
         score=arguments.score,
-        output=arguments.class_output,
         normalize=arguments.normalize,
         fuse=arguments.fuse,
         eigen_smooth=arguments.eigen_smooth,
-        preprocess={f: v for f in fields if (v := getattr(arguments, f)) is not None},
-        labels=arguments.labels,
-        size=arguments.size,
-        input_layout=arguments.input_layout,
-        providers=[arguments.provider] if arguments.provider else None,
-        custom_ops_library=arguments.custom_ops,
-        threads=arguments.threads,
+        **_model_options(arguments),
     )
 
 
@@ -355,6 +393,48 @@ def _methods(arguments: argparse.Namespace) -> int:
     rows = [(m.name, m.formula, "yes" if m.gradients else "no", m.paper) for m in METHODS.values()]
     console.print_table(("method", "weights", "gradients", "paper"), rows)
     return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from onnxcam import _console as console
+    from onnxcam.metrics.evaluation import METHODS, evaluate
+    from onnxcam.metrics.sample import Settings
+    from onnxcam.output import write_atomically
+    from onnxcam.render import encoded
+
+    for path, suffix in ((arguments.csv, ".csv"), (arguments.plot, ".png")):
+        if path is not None:
+            _check_writable(path, (suffix,))
+    with console.progress("measuring") as progress:
+        evaluation = evaluate(
+            arguments.model,
+            arguments.folder,
+            methods=arguments.methods or METHODS,
+            metrics=arguments.metrics,
+            boxes=arguments.boxes,
+            target=arguments.target,
+            settings=Settings(steps=arguments.steps, baseline=arguments.baseline, seed=arguments.seed),
+            progress=progress,
+            **_model_options(arguments),
+        )
+    # Drawn first: what cannot be drawn leaves no file behind.
+    plot = evaluation.plot() if arguments.plot is not None else None
+    if arguments.csv is not None:
+        write_atomically(arguments.csv, evaluation.csv().encode())
+    if plot is not None:
+        write_atomically(arguments.plot, encoded(plot, ".png"))
+    for warning in evaluation.warnings:
+        console.print_warning(warning)
+    if arguments.json:
+        console.print_json(evaluation.to_json())
+    else:
+        for note in evaluation.notes:
+            console.print_note(note)
+        columns, rows = evaluation.table()
+        console.print_table(columns, rows, right=("maps",))
+        first, pictures = evaluation.metrics[0].name, evaluation.settings["pictures"]
+        console.print_line(f"{pictures} pictures; mean [95 % interval, bootstrap over pictures]; best first by {first}")
+    return BAD_PICTURES if evaluation.unreadable else 0
 
 
 def _ops(arguments: argparse.Namespace) -> int:

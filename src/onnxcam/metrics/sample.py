@@ -34,8 +34,8 @@ class Sample:
 
     x: (C, H, W) model-ready, in real values where the model takes integers. saliency: (H, W) in [0, 1] at that size.
     score: probabilities (n,) of the explained class for samples (n, C, H, W). explain, explain_class, randomised: the
-    map of other samples, of another class, of the model's randomised stages. placed, mask: the map in picture
-    coordinates (H0, W0) and where the object is; None where that is not known.
+    map of other samples, of another class, of the model's randomised stages. placed: the map in picture
+    coordinates (H0, W0). mask: where the object is in them; None where that is not known.
     """
 
     x: Floats
@@ -46,7 +46,7 @@ class Sample:
     randomised: Callable[[], Iterator[Floats]]
     class_index: int
     classes: int
-    placed: Floats
+    placed: Callable[[], Floats]
     mask: npt.NDArray[np.bool_] | None
     settings: Settings = field(default_factory=Settings)
 
@@ -110,5 +110,9 @@ class Sample:
         drawn = int(np.random.default_rng((self.settings.seed, self.class_index)).integers(self.classes - 1))
         return drawn + (drawn >= self.class_index)
 
+    @cached_property
+    def in_picture(self) -> Floats:
+        return self.placed()
+
     def located(self, measure: Callable[[Floats, npt.NDArray[np.bool_]], float]) -> float:
-        return float("nan") if self.mask is None else measure(self.placed, self.mask)
+        return float("nan") if self.mask is None else measure(self.in_picture, self.mask)
