@@ -20,6 +20,8 @@ LEGEND_ROW = 20
 
 @dataclass(frozen=True, eq=False)
 class Line:
+    """One curve: x and y (P,) in [0, 1], and its name in the legend."""
+
     label: str
     x: Doubles
     y: Doubles
@@ -27,6 +29,8 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
+    """One pair of axes."""
+
     title: str
     x_label: str
     y_label: str
