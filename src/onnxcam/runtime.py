@@ -128,7 +128,7 @@ class Session:
             shapes = ", ".join(f"`{k}` {np.asarray(v).dtype} {np.asarray(v).shape}" for k, v in feeds.items())
             raise ModelError(
                 f"ONNX Runtime failed on input {shapes}: {_first_line(error)}",
-                "check the input's size (`--size`, `--size`), layout and type against `onnxcam check`",
+                "check the input's size (`--size`), layout and type against `onnxcam check`",
             ) from error
         return dict(zip(names, values, strict=True))
 
