@@ -1,6 +1,7 @@
 """The explained model: the user's graph with the target, the gradient and alpha appended as ordinary nodes."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods import Method, MethodContext, find_method, possible_methods
 from onnxcam.runtime import Session
-from onnxcam.targets import class_target
+from onnxcam.targets import Target, class_target
 
 DEFAULT_SIZE = (224, 224)
 Size = tuple[int, int]
@@ -56,7 +57,7 @@ class ExplainedModel:
     `activations` (N, K, h, w) float32 and `alpha` (N, K, 1, 1) or (N, K, h, w) float32 (numbered from the second layer
     on), `score` (N,) float32, `index` (N,) int64 the class explained, `logits` (N, C) float32 and, where the model
     ends in an activation, `probabilities` (N, C) float32. The input `class_index` (1,) or (N,) int64 chooses the
-    class, -1 the predicted one.
+    class, -1 the predicted one. class_head makes the part behind the layer, from A to score and alpha of a class.
     """
 
     model: ModelProto
@@ -67,6 +68,7 @@ class ExplainedModel:
     options: Mapping[str, Any]
     layers: tuple[LayerOutputs, ...]
     class_index: str
+    class_head: Callable[[], HeadModel] | None
     layer_rule: str | None
     score: str
     index: str
@@ -121,18 +123,50 @@ def noise(image: ImageInput, size: Size) -> "np.ndarray[tuple[int, ...], np.dtyp
     return (drawn if np.dtype(image.dtype).kind in "iu" else drawn / 255).astype(image.dtype)
 
 
-def explained_model(
+@dataclass(frozen=True)
+class Plan:
+    """What to explain and where, decided and checked; nothing is appended yet. `picture`: the input as a layer."""
+
+    graph: Graph
+    image: ImageInput
+    method: Method
+    options: Mapping[str, Any]
+    head: Head
+    layers: tuple[Layer, ...]
+    picture: Layer
+    layer_rule: str | None
+
+    @property
+    def names(self) -> set[str]:
+        """Every value name that the model has."""
+        made = {o for n in self.graph.nodes for o in n.outputs}
+        return made | {*self.graph.inputs} | self.graph.initializers.keys()
+
+    def context(self, op: Builder, target: Target) -> MethodContext:
+        """What the method sees of one target."""
+        return MethodContext(op, self.layers[0], self.head, target, self.picture, self.options)
+
+    def emit(self, context: MethodContext, *keep: str) -> list[tuple[str, str]]:
+        """A and alpha of every layer, made part of the context's graph together with `keep`."""
+        maps: list[tuple[str, str]] = []
+        for layer in self.layers:
+            context.layer = layer
+            maps.append(self.method.emitted(context))
+            context.settle(*context.target.values, *keep, *(value for pair in maps for value in pair))
+        return maps
+
+
+def plan(
     graph: Graph,
     image: ImageInput,
     *,
     method: str = "gradcam",
     layer: str | Sequence[str] | None = None,
     layer_layout: str | None = None,
-    score: str = "logit",
     output: str | None = None,
     options: Mapping[str, Any] | None = None,
-) -> ExplainedModel:
-    """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite`; options: of the method."""
+) -> Plan:
+    """Find head and layers, and refuse what cannot be. Arguments as for `rewrite`; options: of the method."""
     row = find_method(method)
     settings = row.chosen(options or {})
     head = classifier_head(graph, output)
@@ -148,39 +182,44 @@ def explained_model(
     if row.gradients:
         for chosen in layers:
             found.refuse_vanishing(chosen)
-    taken = {o for n in graph.nodes for o in n.outputs} | {*graph.inputs} | graph.initializers.keys()
-    class_index = _free("class_index", taken)
+    return Plan(
+        graph, image, row, settings, head, tuple(layers), picture, None if names or row.at_input else found.rule
+    )
+
+
+def explained_model(graph: Graph, image: ImageInput, *, score: str = "logit", **wanted: Any) -> ExplainedModel:
+    """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite` and `plan`."""
+    chosen = plan(graph, image, **wanted)
+    row, head, layers = chosen.method, chosen.head, chosen.layers
+    taken = chosen.names
+    class_index = free_name("class_index", taken)
     op = Builder(graph)
     target = class_target(op, head, score, class_index)
-    context = MethodContext(op, layers[0], head, target, picture, settings)
+    context = chosen.context(op, target)
     context.settle(*target.values, inputs=(target.class_index,))
     heads = [
-        head_after(context.graph, row.cut(context.graph, chosen, settings), [target.score], image.name)
-        for chosen in layers
+        head_after(context.graph, row.cut(context.graph, layer, chosen.options), [target.score], image.name)
+        for layer in layers
         if row.cut is not None
     ]
-    maps: list[tuple[str, str]] = []
-    for chosen in layers:
-        context.layer = chosen
-        maps.append(row.emitted(context))
-        context.settle(*target.values, *(value for pair in maps for value in pair))
+    maps = chosen.emit(context)
     outputs = []
 
     def expose(role: str, value: str, dtype: int, shape: list[Dim]) -> str:
-        name = _free(f"onnxcam_{role}", taken)
+        name = free_name(f"onnxcam_{role}", taken)
         taken.add(name)
         context.op.nodes.append(helper.make_node("Identity", [value], [name], name=name))
         outputs.append(tensor_info(name, dtype, shape))
         return name
 
-    def expose_map(number: int, chosen: Layer, activations: str, alpha: str) -> LayerOutputs:
+    def expose_map(number: int, layer: Layer, activations: str, alpha: str) -> LayerOutputs:
         suffix = f"_{number}" if number else ""
         whole = row.makes_maps
-        shape: list[Dim] = ["N", 1, None, None] if whole else ["N", chosen.channels, *chosen.grid]
+        shape: list[Dim] = ["N", 1, None, None] if whole else ["N", layer.channels, *layer.grid]
         return LayerOutputs(
-            chosen,
+            layer,
             expose(f"activations{suffix}", activations, TensorProto.FLOAT, shape),
-            expose(f"alpha{suffix}", alpha, TensorProto.FLOAT, [None, 1 if whole else chosen.channels, None, None]),
+            expose(f"alpha{suffix}", alpha, TensorProto.FLOAT, [None, 1 if whole else layer.channels, None, None]),
             expose_cut(suffix, heads[number]) if heads else None,
         )
 
@@ -193,22 +232,23 @@ def explained_model(
         ]
         return CutOutputs(cut, tuple(names))
 
-    per_class: list[Dim] = ["N", head.classes]
+    rows: list[Dim] = ["N", head.classes]
     probabilities = target.probabilities
     return ExplainedModel(
-        layers=tuple(expose_map(i, chosen, *pair) for i, (chosen, pair) in enumerate(zip(layers, maps, strict=True))),
+        layers=tuple(expose_map(i, layer, *pair) for i, (layer, pair) in enumerate(zip(layers, maps, strict=True))),
         score=expose("score", target.score, TensorProto.FLOAT, ["N"]),
         index=expose("index", target.index, TensorProto.INT64, ["N"]),
-        logits=expose("logits", target.classes, TensorProto.FLOAT, per_class),
-        probabilities=expose("probabilities", probabilities, TensorProto.FLOAT, per_class) if probabilities else None,
+        logits=expose("logits", target.classes, TensorProto.FLOAT, rows),
+        probabilities=expose("probabilities", probabilities, TensorProto.FLOAT, rows) if probabilities else None,
         model=context.op.model(outputs),
         graph=graph,
         image=image,
         head=head,
         method=row,
-        options=settings,
+        options=chosen.options,
         class_index=class_index,
-        layer_rule=None if names or row.at_input else found.rule,
+        class_head=per_class if one_head else None,
+        layer_rule=chosen.layer_rule,
     )
 
 
@@ -244,7 +284,7 @@ def input_layer(graph: Graph, image: ImageInput) -> Layer:
     return Layer(image.name, "Input", image.name, image.channels, Layout(image.layout, (height, width)), 0)
 
 
-def _free(name: str, taken: Container[str]) -> str:
+def free_name(name: str, taken: Container[str]) -> str:
     """`name`, prefixed as often as it takes for the model not to have it already."""
     while name in taken:
         name = f"onnxcam_{name}"
