@@ -34,6 +34,7 @@ def load(file: ModelFile, shapes: Mapping[str, Sequence[Dim]] | None = None, run
     Raises: ModelError (checker), UnsupportedError (opset cannot be lifted), VerificationError (lifted model differs).
     """
     lean, weights = split_weights(_cleaned(file.model))
+    _hide_unregistered(lean)
     _check(lean, weights, file.name)
     notes: list[str] = []
     if lean.functions:
@@ -42,8 +43,10 @@ def load(file: ModelFile, shapes: Mapping[str, Sequence[Dim]] | None = None, run
     if opset_of(lean) < MIN_OPSET:
         before = opset_of(lean)
         lean = _lifted(lean, weights, file.name)
+        _reveal_unregistered(lean)
         notes.append(f"opset {before} lifted to {MIN_OPSET}")
         _verify(file, Graph(lean, weights=weights), before, run)
+    _reveal_unregistered(lean)
     _constants_to_initializers(lean)
     return Graph(lean, weights=weights, shapes=shapes, folder=file.folder, notes=tuple(notes))
 
@@ -60,6 +63,31 @@ def _cleaned(model: ModelProto) -> ModelProto:
     del clean.graph.input[:]
     clean.graph.input.extend(inputs)
     return clean
+
+
+# ONNX Runtime's optimiser writes these into the default domain, in which ONNX has them later or never.
+_UNREGISTERED = ("LayerNormalization", "SimplifiedLayerNormalization")
+_HIDDEN = "onnxruntime.unregistered"
+
+
+def _hide_unregistered(model: ModelProto) -> None:
+    """Move operators that the model's opset does not have to a domain that checker and converter pass over."""
+    opset = opset_of(model)
+    hidden = [n for n in model.graph.node if not n.domain and n.op_type in _UNREGISTERED]
+    hidden = [n for n in hidden if not onnx.defs.has(n.op_type, opset)]
+    for node in hidden:
+        node.domain = _HIDDEN
+    if hidden:
+        model.opset_import.append(helper.make_opsetid(_HIDDEN, 1))
+
+
+def _reveal_unregistered(model: ModelProto) -> None:
+    for node in model.graph.node:
+        if node.domain == _HIDDEN:
+            node.domain = ""
+    kept = [o for o in model.opset_import if o.domain != _HIDDEN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 def _weights_as_inputs(lean: ModelProto, weights: Mapping[str, TensorProto]) -> ModelProto:
