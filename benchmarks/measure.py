@@ -105,7 +105,7 @@ def ratio_row(
     if better == "higher":
         ratios = [1 / r for r in ratios]
     low, middle, high = statistics.quantiles(ratios, n=4)
-    return Row(row, case, mine, against, other, middle, low, high, target, better, note)
+    return Row(row, case, mine, against, other, middle, low, high, target, better, note=note)
 
 
 def seconds_row(row: str, case: str, seconds: list[float], target: float | None, note: str = "") -> Row:
