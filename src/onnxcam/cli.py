@@ -110,6 +110,12 @@ def _method_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--fuse", default="mean", choices=("mean", "product", "max"), help="of several layers")
     group.add_argument("--eigen-smooth", action="store_true", help="first principal component in place of the sum")
+    group.add_argument("--aug-smooth", action="store_true", help="mean over flipped and scaled inputs (six runs)")
+    group.add_argument(
+        "--option", metavar="NAME=VALUE", action="append", default=[], help="of the method (`onnxcam methods --json`)"
+    )
+    group.add_argument("--batch-size", metavar="N", type=int, default=32, help="of methods that run the model often")
+    group.add_argument("--seed", metavar="N", type=int, default=0, help="of methods that draw (default %(default)s)")
     group.add_argument("--score", default="logit", choices=("logit", "probability", "log-probability", "rest", "finer"))
     group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
     group.add_argument("--normalize", default="minmax", choices=("minmax", "max", "none"))
@@ -205,6 +211,13 @@ def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _options(pairs: Sequence[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise UsageError(f"`--option {pair}` is not NAME=VALUE", "such as `--option masks=500`")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
 def _explainer(arguments: argparse.Namespace) -> Explainer:
     from onnxcam.explainer import Explainer
 
@@ -215,6 +228,10 @@ def _explainer(arguments: argparse.Namespace) -> Explainer:
         normalize=arguments.normalize,
         fuse=arguments.fuse,
         eigen_smooth=arguments.eigen_smooth,
+        aug_smooth=arguments.aug_smooth,
+        method_options=_options(arguments.option),
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
         **_model_options(arguments),
     )
 
@@ -382,16 +399,24 @@ def _methods(arguments: argparse.Namespace) -> int:
                 {
                     "name": m.name,
                     "formula": m.formula,
+                    "needs": list(m.needs),
                     "gradients": m.gradients,
+                    "forward_passes": m.passes,
                     "class_discriminative": m.class_discriminative,
+                    "explains": "input" if m.at_input else "layer",
+                    "options": {n: {"default": o.default, "about": o.about} for n, o in m.options.items()},
                     "paper": m.paper,
                 }
                 for m in METHODS.values()
             ]
         )
         return 0
-    rows = [(m.name, m.formula, "yes" if m.gradients else "no", m.paper) for m in METHODS.values()]
-    console.print_table(("method", "weights", "gradients", "paper"), rows)
+    rows = [
+        (m.name, ", ".join(m.needs) or "-", m.passes, "yes" if m.class_discriminative else "no",
+         ", ".join(f"{n}={o.default}" for n, o in m.options.items()), m.paper)
+        for m in METHODS.values()
+    ]  # fmt: skip
+    console.print_table(("method", "needs", "forward passes", "per class", "options", "paper"), rows)
     return 0
 
 

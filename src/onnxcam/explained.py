@@ -1,8 +1,8 @@
 """The explained model: the user's graph with the target, the gradient and alpha appended as ordinary nodes."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import partial
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from onnxcam.graph.layout import Layout
 from onnxcam.graph.load import Run, load
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
-from onnxcam.methods import Method, MethodContext, find_method, possible_methods
+from onnxcam.methods import METHODS, Method, MethodContext, find_method, possible_methods
 from onnxcam.runtime import Session
 from onnxcam.targets import Target, class_target
 
@@ -137,6 +137,14 @@ class Plan:
     layer_rule: str | None
 
     @property
+    def has_class_head(self) -> bool:
+        """Whether a class changes nothing but what one head makes of A, as it lies in the model."""
+        row, layer = self.method, self.layers[0]
+        lies = layer.layout.kind == "nchw" and self.graph.dtype(layer.name) == TensorProto.FLOAT
+        weighs = row.gradients and row.loop is None and not row.at_input and not row.makes_maps
+        return lies and weighs and len(self.layers) == 1
+
+    @property
     def names(self) -> set[str]:
         """Every value name that the model has."""
         made = {o for n in self.graph.nodes for o in n.outputs}
@@ -203,6 +211,7 @@ def explained_model(graph: Graph, image: ImageInput, *, score: str = "logit", **
         if row.cut is not None
     ]
     maps = chosen.emit(context)
+    per_class = partial(head_after, context.graph, layers[0].name, [target.score, maps[0][1]], image.name)
     outputs = []
 
     def expose(role: str, value: str, dtype: int, shape: list[Dim]) -> str:
@@ -247,7 +256,7 @@ def explained_model(graph: Graph, image: ImageInput, *, score: str = "logit", **
         method=row,
         options=chosen.options,
         class_index=class_index,
-        class_head=per_class if one_head else None,
+        class_head=per_class if chosen.has_class_head else None,
         layer_rule=chosen.layer_rule,
     )
 
@@ -295,6 +304,7 @@ def rewrite(
     model: ModelSource,
     *,
     method: str = "gradcam",
+    method_options: Mapping[str, Any] | None = None,
     layer: str | Sequence[str] | None = None,
     layer_layout: str | None = None,
     score: str = "logit",
@@ -305,14 +315,29 @@ def rewrite(
     """The rewritten ModelProto, for one's own runtime: the model's inputs and outputs, and those of ExplainedModel.
 
     model: path, bytes or ModelProto. layer: a value or node name, or several; default the last spatial map.
-    layer_layout: `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell. score: a key of `onnxcam.targets.SCORES`. output: which output holds the class scores. size: (H, W), where the file leaves
-    it open. Methods that combine on the host (`eigencam`, ...) return the activations and alpha to be combined.
+    layer_layout: `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell. score: a key of
+    `onnxcam.targets.SCORES`. output: which output holds the class scores. size: (H, W), where the file leaves it open.
+    Methods that combine on the host (`eigencam`, ...) return the activations and alpha to be combined.
 
-    Raises: the designed errors of `onnxcam.errors`; UnsupportedOperatorError names every operator without a rule.
+    Raises: the designed errors of `onnxcam.errors`; UnsupportedOperatorError names every operator without a rule;
+    UnsupportedError for a method that runs the model many times.
     """
+    row = find_method(method)
+    if row.loop is not None:
+        names = ", ".join(m.name for m in METHODS.values() if m.loop is None)
+        raise UnsupportedError(
+            f"method `{method}` finishes on the host: no single graph computes it", f"use an Explainer, or one of {names}"
+        )
     file = read(model)
     graph, image, _ = open_graph(file, size=size, input_layout=input_layout)
     explained = explained_model(
-        graph, image, method=method, layer=layer, layer_layout=layer_layout, score=score, output=output
+        graph,
+        image,
+        method=method,
+        layer=layer,
+        layer_layout=layer_layout,
+        score=score,
+        output=output,
+        options=method_options,
     )
     return explained.model

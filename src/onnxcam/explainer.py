@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from onnxcam.errors import UsageError
+from onnxcam.errors import ModelError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import ClassScore, Explanation
 from onnxcam.graph.read import ModelSource, read
@@ -39,13 +39,14 @@ TargetLike = str | int | np.integer | None
 class Explainer:
     """Explains one model. Immutable after construction and safe to call from many threads.
 
-    model: path, bytes or ModelProto. method: a name that `onnxcam methods` lists. layer: a value or node name, default
-    the last spatial map; several are fused by `fuse`: `mean`, `product` or `max`. layer_layout:
-    `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell how a named layer lies. score: `logit`, `probability`,
-    `log-probability`, `rest` or `finer`. output: which output holds the class scores. normalize: `minmax`, `max` or
-    `none`. eigen_smooth: the first principal component of alpha A in place of its sum; sign: `fixed`, or `raw` as the
-    solver gives it. batch_size, seed, progress(done, total): of methods that run the model many times.
-    method_options: the method's own, see `onnxcam methods`.
+    model: path, bytes or ModelProto. method: a name that `onnxcam methods` lists; method_options: its own options.
+    layer: a value or node name, default the last spatial map; several are fused by `fuse`: `mean`, `product` or `max`.
+    layer_layout: `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell how a named layer lies. score:
+    `logit`, `probability`, `log-probability`, `rest` or `finer`. output: which output holds the class scores.
+    normalize: `minmax`, `max` or `none`. eigen_smooth: the first principal component of alpha A in place of its sum;
+    sign: `fixed`, or `raw` as the solver gives it. aug_smooth: the mean of the maps of six inputs, as they are and
+    flipped, times 0.9, 1 and 1.1; not normalised again. batch_size, seed, progress(done, total): of methods that run
+    the model many times.
 
     preprocess: a Preprocess, or a mapping of the fields that differ from the model's metadata or ImageNet's defaults.
     labels: class names, or the path of a file with one per line. size: (H, W) where the model leaves it open.
@@ -73,6 +74,7 @@ class Explainer:
         fuse: str = "mean",
         eigen_smooth: bool = False,
         sign: str = "fixed",
+        aug_smooth: bool = False,
         batch_size: int = 32,
         seed: int = 0,
         progress: Progress | None = None,
@@ -120,6 +122,11 @@ class Explainer:
                 f"method `{explained.method.name}` has no weighted sum of channels to smooth", "leave eigen_smooth out"
             )
         self._combine = "eigen" if eigen_smooth else explained.method.combine
+        if aug_smooth and np.dtype(image.dtype).kind != "f":
+            raise UsageError(
+                f"aug_smooth scales the input by 0.9 and 1.1, and `{image.name}` holds integers", "leave it out"
+            )
+        self._aug_smooth = aug_smooth
         self._sign = sign
         self._threads = threads or 0
         self._batch_size = batch_size
@@ -138,6 +145,7 @@ class Explainer:
                 folder=file.folder,
             )
 
+        self._open = session
         self._session = session(explained.model)
         self._heads = [HeadRunner(o.cut.head, session(o.cut.head.model)) for o in explained.layers if o.cut is not None]
         # The session holds the weights; the rewritten proto is not needed any more.
@@ -180,6 +188,70 @@ class Explainer:
         (explanation,) = self._explain(tensor, [index], [view], [loaded])
         return explanation
 
+    def explain_classes(self, picture: PictureLike, targets: int | Sequence[TargetLike]) -> list[Explanation]:
+        """Explain several classes of one picture, in the order asked for.
+
+        targets: class indices or labels, or a number k, which means the k classes that score highest.
+
+        What lies before the layer runs once for methods with gradients at one layer (N, K, h, w); else every class is
+        a sample of a batch.
+        """
+        _check_channels(self.preprocess, self._explained.image)
+        loaded = picture if isinstance(picture, Picture) else load_picture(picture)
+        tensor, view = self.preprocess(loaded)
+        results = self._results(tensor, [-1])
+        if isinstance(targets, int):
+            if not 1 <= targets <= self.classes:
+                raise UsageError(f"the {targets} highest of {self.classes} classes", f"ask for 1 to {self.classes}")
+            indices = [int(i) for i in np.argsort(-results[self._explained.logits][0], kind="stable")[:targets]]
+        else:
+            predicted = int(results[self._explained.index][0])
+            indices = [predicted if (c := class_number(t, self.labels, self.classes)) == -1 else c for t in targets]
+        if not indices:
+            return []
+        n = len(indices)
+        repeated = np.repeat(tensor, n, axis=0)
+        per_class = self._per_class(results, indices) or self._results(repeated, indices)
+        return self._explanations(repeated, per_class, indices, [view] * n, [loaded] * n)
+
+    def _per_class(
+        self, results: Mapping[str, npt.NDArray[Any]], indices: Sequence[int]
+    ) -> dict[str, npt.NDArray[Any]] | None:
+        """The results of one picture for several classes, by the head alone; None where it cannot run by itself."""
+        head, e = self._class_head, self._explained
+        if head is None:
+            return None
+        (layer,) = e.layers
+        a, n = results[layer.activations], len(indices)
+        runs = []
+        for start in range(0, n, self._batch_size):
+            index = np.asarray(indices[start : start + self._batch_size], np.int64)
+            runs.append(head.run(np.repeat(a, len(index), axis=0), index))
+        score, alpha = (np.concatenate(parts) for parts in zip(*runs, strict=True))
+        shared = {name: np.repeat(value, n, axis=0) for name, value in results.items() if name != layer.alpha}
+        return shared | {layer.alpha: alpha, e.score: score, e.index: np.asarray(indices, np.int64)}
+
+    @cached_property
+    def _class_head(self) -> HeadRunner | None:
+        """The head from A to score and alpha, where nothing crosses beside the layer and it runs in batches."""
+        e = self._explained
+        model = e.class_head() if e.class_head is not None else None
+        if model is None or model.crossing:
+            return None
+        head = HeadRunner(model, self._open(model.model))
+        (layer,) = e.layers
+        a = np.random.default_rng(0).random((2, layer.layer.channels or 1, *layer.layer.grid), np.float32)
+        index = np.array([0, self.classes - 1])
+        try:
+            together = head.run(a, index)
+            alone = [np.concatenate(p) for p in zip(*(head.run(a[[i]], index[[i]]) for i in (0, 1)), strict=True)]
+        except ModelError:
+            return None
+        same = (
+            t.shape == s.shape and np.allclose(t, s, rtol=1e-4, atol=1e-6) for t, s in zip(together, alone, strict=True)
+        )
+        return head if all(same) else None
+
     def explain_tensor(
         self, x: Any, target: TargetLike | Sequence[TargetLike] | npt.NDArray[np.integer] = None
     ) -> list[Explanation]:
@@ -218,16 +290,29 @@ class Explainer:
         views: Sequence[View],
         pictures: Sequence[Picture | None],
     ) -> list[Explanation]:
-        e = self._explained
         if len(tensor) == 0:
             return []
+        return self._explanations(tensor, self._results(tensor, indices), indices, views, pictures)
+
+    def _results(self, tensor: npt.NDArray[Any], indices: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+        """Everything that one run of the model gives for each sample."""
         runs = [self._run(*chunk) for chunk in self._chunks(tensor, np.asarray(indices, np.int64))]
-        results = {
-            name: np.concatenate([r[name] for r in runs]) if len(runs) > 1 else runs[0][name] for name in runs[0]
-        }
+        return {name: np.concatenate([r[name] for r in runs]) if len(runs) > 1 else runs[0][name] for name in runs[0]}
+
+    def _explanations(
+        self,
+        tensor: npt.NDArray[Any],
+        results: Mapping[str, npt.NDArray[Any]],
+        indices: Sequence[int],
+        views: Sequence[View],
+        pictures: Sequence[Picture | None],
+    ) -> list[Explanation]:
+        e = self._explained
         facts: list[dict[str, Any]] = [{} for _ in tensor]
         raws = self._raws(tensor, results, facts)
         values = saliency_maps(raws, views, self._normalize, self._fuse, self._threads)
+        if self._aug_smooth:
+            raws, values = self._smoothed(tensor, results, raws, values, views)
         probabilities = results[e.probabilities] if e.probabilities else None
         ranked = probabilities if probabilities is not None else results[e.logits]
         return [
@@ -248,6 +333,32 @@ class Explainer:
             )
             for i in range(len(tensor))
         ]
+
+    def _smoothed(
+        self,
+        tensor: npt.NDArray[Any],
+        results: Mapping[str, npt.NDArray[Any]],
+        raws: list[npt.NDArray[np.float32]],
+        values: list[npt.NDArray[np.float32]],
+        views: Sequence[View],
+    ) -> tuple[list[npt.NDArray[np.float32]], list[npt.NDArray[np.float32]]]:
+        """Means of maps and of raw maps over six inputs, the first of which has its own already.
+
+        The mean of {as it is, flipped left to right} times {0.9, 1, 1.1} on the model's input (pytorch-grad-cam).
+        """
+        width = 3 if self._explained.image.layout == "nchw" else 2
+        raw_sums, sums = [r.copy() for r in raws], [v.copy() for v in values]
+        for flipped, factor in ((False, 0.9), (False, 1.1), (True, 0.9), (True, 1.0), (True, 1.1)):
+            x = np.flip(tensor, width) if flipped else tensor
+            x = np.ascontiguousarray(x * tensor.dtype.type(factor))
+            found = self._raws(x, self._results(x, results[self._explained.index].tolist()), [{} for _ in x])
+            turned = [np.ascontiguousarray(np.flip(raw, 2)) if flipped else raw for raw in found]
+            for total, raw in zip(raw_sums, turned, strict=True):
+                total += raw
+            maps = saliency_maps(turned, views, self._normalize, self._fuse, self._threads)
+            for total, one in zip(sums, maps, strict=True):
+                total += one
+        return [t / np.float32(6) for t in raw_sums], [t / np.float32(6) for t in sums]
 
     def _raws(
         self, x: npt.NDArray[Any], results: Mapping[str, npt.NDArray[Any]], facts: Sequence[dict[str, Any]]
@@ -364,6 +475,7 @@ class Explainer:
             "fuse": self._fuse,
             "combine": self._combine,
             "sign": self._sign,
+            "aug_smooth": self._aug_smooth,
             "output": e.head.output,
             "logits": e.head.logits,
             "preprocess": self.preprocess.to_json(),

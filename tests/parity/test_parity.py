@@ -27,6 +27,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 NETWORKS: dict[str, Any] = json.loads((GOLDENS / "goldens.json").read_text())["networks"]
 SCORES = {None: "logit", "softmax": "probability", "rest": "rest"}
 KNOWN = {"method", "layers", "classes", "key", "float32_noise", "empty", "target", "eigen_smooth", "base", "alpha"}
+KNOWN |= {"aug_smooth"}
 # A quotient whose denominator comes near zero. On transformers 1e-4: Grad-CAM++ loses digits there, see README.md.
 TOLERANCE = {"xgradcam": 2e-5}
 # Principal components whose sign the peer leaves to LAPACK; SegEigenCAM fixes it as we do.
@@ -50,7 +51,7 @@ def options(network: str, recipe: dict[str, Any]) -> dict[str, Any]:
         chosen["method_options"] = {"quirks": "pytorch-grad-cam"}
     layers = NETWORKS[network]["layers"]
     chosen["layer"] = [layers[name]["value"] for name in recipe["layers"]]
-    return chosen | {"eigen_smooth": recipe.get("eigen_smooth", False)}
+    return chosen | {name: recipe.get(name, False) for name in ("eigen_smooth", "aug_smooth")}
 
 
 def comparable(network: str, recipe: dict[str, Any]) -> bool:
@@ -59,6 +60,7 @@ def comparable(network: str, recipe: dict[str, Any]) -> bool:
         and set(recipe) <= KNOWN
         and recipe.get("alpha", 1) == 1
         and not (recipe["method"] == "fullgrad" and recipe.get("eigen_smooth"))  # the peer smooths sums of layers
+        and not (recipe.get("aug_smooth") and recipe.get("eigen_smooth"))  # a sum of maps whose signs LAPACK chose
     )
 
 

@@ -26,11 +26,14 @@ class HeadRunner:
         """Scores (n,) of class `index` (1,) for values (n, ...) at the cut, what crosses beside it the same for all."""
         if not self.batched and len(values) > 1:
             return np.concatenate([self.scores(v, crossing, index) for v in values[:, np.newaxis]])
+        beside = [np.repeat(v, len(values), axis=0) for v in crossing]
+        return self.run(values, np.repeat(index, len(values)), beside)[0]
+
+    def run(self, values: Array, index: npt.NDArray[np.int64], crossing: Sequence[Array] = ()) -> list[Array]:
+        """The head's outputs for values (n, ...), classes (n,) and what crosses beside them (n, ...)."""
         head = self.head
-        feeds = {head.layer: values}
-        feeds |= {n: np.repeat(v, len(values), axis=0) for n, v in zip(head.crossing, crossing, strict=True)}
-        feeds |= {name: np.repeat(index, len(values)) for name in head.chosen}
-        return self.session.run(feeds, head.outputs)[head.outputs[0]]
+        feeds = {head.layer: values, **dict(zip(head.crossing, crossing, strict=True))}
+        return list(self.session.run(feeds | dict.fromkeys(head.chosen, index), head.outputs).values())
 
     def verified(self, values: Array, score: Floats, scores: Callable[[Array], Floats]) -> bool:
         """Whether the head runs in batches, tried on `values` (1, ...) and on changed ones.
