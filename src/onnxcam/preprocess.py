@@ -93,15 +93,17 @@ def _seen(pixels: int, cells: int, scale: float, offset: float) -> tuple[int, in
 class Preprocess:
     """How a model wants its pictures: tensor = (uint8 pixel * scale - mean) / std, of a given size, order and type.
 
-    Resizing is Pillow's bilinear filter, antialiased when shrinking, as torchvision does with Pillow images. (OpenCV
-    does not antialias, so a YOLO pipeline built on it gives slightly different pixels.) `fit` is one of
-      * `crop`: resize so that the picture covers round(size / crop_pct) on both axes, then take the centre. The axis
-        that needs the larger scale (the short edge, when `size` is square) becomes exactly that long, the other
-        int(that * other / this); the crop starts at round((resized - size) / 2). Halves are rounded to even. For a
-        square `size` this is torchvision's Resize(int) and CenterCrop;
-      * `squash`: resize to `size`, changing the aspect ratio;
-      * `letterbox`: resize by r = min(H / H0, W / W0) to round(H0 r) x round(W0 r), halves to even, at least 1 pixel,
-        and centre it on grey `pad`; of an odd border, the extra row or column is below or on the right, as in YOLO.
+    Resizing is one of Pillow's filters, antialiased when shrinking, as torchvision does with Pillow images; or, as
+    `resample` says, OpenCV's bilinear interpolation, which does not antialias. `fit` is one of
+      * `crop`: resize so that the picture covers `resize` on both axes, then take the centre. The axis that needs the
+        larger scale (the short edge, when `resize` is square) becomes exactly that long, the other int(that * other /
+        this). For a square `resize` this is torchvision's Resize(int) and CenterCrop;
+      * `squash`: resize to `resize`, changing the aspect ratio, then take the centre;
+      * `letterbox`: resize by r = min(h / H0, w / W0), with `resize` (h, w), to round(H0 r) x round(W0 r), halves to
+        even, at least 1 pixel, and centre it on the colour `pad`.
+
+    The centre starts at round((resized - size) / 2), halves to even. Where the resized picture is the smaller one, it
+    lies on the colour `pad`; of an odd border, the extra row or column is below or on the right, as in YOLO.
 
     Luminance for `gray` is ITU-R 601 as in Pillow's "L", taken before resizing.
 
@@ -117,7 +119,7 @@ class Preprocess:
     fit: str = "crop"
     """`crop`, `squash` or `letterbox`."""
     crop_pct: float = 1.0
-    """For `crop`: the share of the resized short edge that is kept; 0.875 is ImageNet's 256 -> 224."""
+    """For `crop`: the share of the resized short edge that is kept; 0.875 is ImageNet's 256 -> 224. See `resize`."""
     mean: tuple[float, ...] = (0.0,)
     """After `scale`; one, or one per channel in the order of `channels`."""
     std: tuple[float, ...] = (1.0,)
@@ -128,12 +130,19 @@ class Preprocess:
     """`rgb`, `bgr` or `gray`."""
     layout: str = "nchw"
     """`nchw` or `nhwc`."""
-    pad: int = 114
-    """For `letterbox`: the grey of the border, 0..255, before `scale`."""
+    pad: int | tuple[int, ...] = 114
+    """The colour of a border, 0..255, before `scale`: a grey, or one value per channel in the order of `channels`."""
     dtype: str = "float32"
     """float32, float16, float64, uint8, int8, uint16, int16 or int32."""
     quantization: tuple[float, int] | None = None
     """(scale, zero point) of an integer input that goes into a DequantizeLinear."""
+    resample: str = "bilinear"
+    """Pillow's `nearest`, `box`, `bilinear`, `hamming`, `bicubic` or `lanczos`, or `opencv-bilinear`."""
+    resize: tuple[int, int] | None = None
+    """(h, w) that the picture is resized for; default round(size / crop_pct) for `crop`, otherwise `size`."""
+    rounding: str = "torchvision"
+    """`torchvision`; `transformers`: the centre starts at (resized - size) // 2; `timm`: the longer edge of a `crop`
+    is round(original / smaller of H0 / h, W0 / w), as in its resize for sizes that are not square."""
 
     def __post_init__(self) -> None:
         _refuse(_problems({field.name: getattr(self, field.name) for field in fields(self)}))
@@ -143,7 +152,8 @@ class Preprocess:
             "mean": tuple(map(float, self.mean)),
             "std": tuple(map(float, self.std)),
             "scale": float(self.scale),
-            "pad": int(self.pad),
+            "pad": int(self.pad) if _is_integer(self.pad) else tuple(map(int, self.pad)),  # type: ignore[arg-type]
+            "resize": self.resize and tuple(map(int, self.resize)),
             "quantization": self.quantization and (float(self.quantization[0]), int(self.quantization[1])),
         }
         for name, value in plain.items():
@@ -167,8 +177,9 @@ class Preprocess:
         if self.channels == "gray":
             image = image.convert("L")
         C = _CHANNELS[self.channels]
-        canvas = Image.new(image.mode, (W, H), self.pad if C == 1 else (self.pad,) * C)
-        canvas.paste(image.resize((w, h), Image.Resampling.BILINEAR), (left, top))
+        pad = np.broadcast_to(self.pad, C)[:: -1 if self.channels == "bgr" else 1].tolist()
+        canvas = Image.new(image.mode, (W, H), tuple(pad) if C == 3 else pad[0])
+        canvas.paste(self._resized(image, h, w), (left, top))
         pixels = np.asarray(canvas).reshape(H, W, C)
         if self.channels == "bgr":
             pixels = pixels[..., ::-1]
@@ -176,21 +187,36 @@ class Preprocess:
         tensor = np.stack([table[c][pixels[..., c]] for c in range(C)], 0 if self.layout == "nchw" else 2)
         return tensor[np.newaxis], View((H0, W0), (H, W), h / H0, float(top), w / W0, float(left))
 
+    def _resized(self, image: Image.Image, h: int, w: int) -> Image.Image:
+        if self.resample == "opencv-bilinear":
+            matrix = (image.width / w, 0, 0, 0, image.height / h, 0)
+            return image.transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        return image.resize((w, h), Image.Resampling[self.resample.upper()])
+
     def _place(self, H0: int, W0: int) -> tuple[int, int, int, int]:
         """(h, w) of the resized picture and (top, left) of its corner on the tensor, negative where it is cropped."""
         H, W = self.size
-        if self.fit == "squash":
-            return H, W, 0, 0
+        h, w = self.resize or self.size
         if self.fit == "letterbox":
-            r = min(H / H0, W / W0)
+            r = min(h / H0, w / W0)
             h, w = max(1, round(H0 * r)), max(1, round(W0 * r))
-            return h, w, (H - h) // 2, (W - w) // 2
-        h, w = round(H / self.crop_pct), round(W / self.crop_pct)
-        if h * W0 >= w * H0:
-            w = int(h * W0 / H0)
-        else:
-            h = int(w * H0 / W0)
-        return h, w, -round((h - H) / 2), -round((w - W) / 2)
+        elif self.fit == "crop":
+            if self.resize is None:
+                h, w = round(H / self.crop_pct), round(W / self.crop_pct)
+            if self.rounding == "timm":
+                r = min(H0 / h, W0 / w)
+                h, w = round(H0 / r), round(W0 / r)
+            elif h * W0 >= w * H0:
+                w = int(h * W0 / H0)
+            else:
+                h = int(w * H0 / W0)
+        return h, w, self._corner(h, H), self._corner(w, W)
+
+    def _corner(self, resized: int, size: int) -> int:
+        """Where the resized picture begins on the tensor along one axis."""
+        if resized <= size:
+            return (size - resized) // 2
+        return -((resized - size) // 2) if self.rounding == "transformers" else -round((resized - size) / 2)
 
     def _table(self) -> npt.NDArray[Any]:
         """(C, 256) of `dtype`: what each pixel value becomes in each channel."""
@@ -255,8 +281,19 @@ def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
     return (lambda v: isinstance(v, str) and v in names), "one of " + ", ".join(names)
 
 
+_RESAMPLE = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "opencv-bilinear")
+
+
+def _is_shade(value: Any) -> bool:
+    return _is_integer(value) and 0 <= value <= 255
+
+
+def _is_size(value: Any) -> bool:
+    return _is_sequence(value, lambda n: _is_integer(n) and n > 0, (2,))
+
+
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "size": (lambda v: _is_sequence(v, lambda n: _is_integer(n) and n > 0, (2,)), "two integers > 0: H, W"),
+    "size": (_is_size, "two integers > 0: H, W"),
     "fit": _one_of("crop", "squash", "letterbox"),
     "crop_pct": (lambda v: _is_number(v) and 0 < v <= 1, "a number > 0 and <= 1"),
     "mean": (lambda v: _is_sequence(v, _is_number, (1, 3)), "a list of numbers: one, or one per channel"),
@@ -267,7 +304,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "scale": (lambda v: _is_number(v) and v != 0, "a number other than 0"),
     "channels": _one_of(*_CHANNELS),
     "layout": _one_of("nchw", "nhwc"),
-    "pad": (lambda v: _is_integer(v) and 0 <= v <= 255, "an integer from 0 to 255"),
+    "pad": (
+        lambda v: _is_shade(v) or _is_sequence(v, _is_shade, (1, 3)),
+        "an integer from 0 to 255, or a list of one per channel",
+    ),
     "dtype": _one_of(*_FLOATS, *_INTEGERS),
     "quantization": (
         lambda v: (
@@ -275,6 +315,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         ),
         "nothing, or a scale > 0 and an integer zero point",
     ),
+    "resample": _one_of(*_RESAMPLE),
+    "resize": (lambda v: v is None or _is_size(v), "nothing, or two integers > 0: h, w"),
+    "rounding": _one_of("torchvision", "transformers", "timm"),
 }
 
 
@@ -291,8 +334,8 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
         C = _CHANNELS[values["channels"]]
         problems += [
             f"{key}: found {len(values[key])} values, expected 1 or {C} for channels {values['channels']}"
-            for key in ("mean", "std")
-            if key in good and len(values[key]) not in (1, C)
+            for key in ("mean", "std", "pad")
+            if key in good and not _is_integer(values[key]) and len(values[key]) not in (1, C)
         ]
     if {"quantization", "dtype"} <= good and values["quantization"] is not None:
         dtype, zero_point = values["dtype"], values["quantization"][1]

@@ -348,6 +348,9 @@ def test_json_round_trip_is_exact_and_plain():
         "pad": 0,
         "dtype": "int8",
         "quantization": [0.5, -128],
+        "resample": "bilinear",
+        "resize": None,
+        "rounding": "torchvision",
     }
     assert Preprocess.from_json('{"size": [3, 4]}') == Preprocess((3, 4))
 
