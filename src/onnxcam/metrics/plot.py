@@ -83,7 +83,8 @@ class _Drawing:
         self.text(LEFT, TOP - 14, panel.title, "ls", 17)
         self.text(LEFT + WIDTH / 2, TOP + HEIGHT + 28, panel.x_label, "mt")
         self._sideways(panel.y_label)
-        for i, line in enumerate(panel.lines):
+        # The first line, the best, lies on top.
+        for i, line in reversed(list(enumerate(panel.lines))):
             color, dashed = COLORS[i % len(COLORS)], i // len(COLORS) % 2 == 1
             self.line([place(x, min(max(y, 0.0), 1.0)) for x, y in zip(line.x, line.y, strict=True)], color, 2, dashed)
             y = TOP + HEIGHT + BOTTOM + (i + 0.5) * LEGEND_ROW
