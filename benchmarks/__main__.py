@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -113,4 +112,4 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
