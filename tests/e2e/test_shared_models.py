@@ -144,4 +144,4 @@ def test_hirescam_finds_the_digit_where_the_map_is_flattened_before_the_linear_l
     assert seen.inside
     values, (_, (x0, y0, x1, y1)) = np.asarray(seen.first.values), seen.shot.boxes[0]
     ink = values[int(y0) : int(y1), int(x0) : int(x1)].sum() / values.sum()
-    assert ink >= 0.6  # measured 0.65; Grad-CAM 0.35, an even map 0.39
+    assert ink >= 0.65  # measured 0.76 on a 14x14 map, 0.65 to 0.91 by layer; Grad-CAM 0.41, an even map 0.39
