@@ -13,7 +13,7 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper
 
-from onnxcam.autodiff.decisions import EXPANDED, REFUSED
+from onnxcam.autodiff.decisions import REFUSED
 from onnxcam.autodiff.registry import ALL, INDEPENDENT, NON_DIFFERENTIABLE, RULES, Cotangents, Rule
 from onnxcam.errors import UnsupportedError, UnsupportedOperatorError
 from onnxcam.graph.build import Builder, tensor_info
@@ -289,8 +289,11 @@ def _check_arity(node: Node, rule: Rule, dxs: Cotangents) -> None:
 
 
 def rule_of(node: Node) -> Rule | None:
-    """The operator's rule, or the differentiation of its function body where that is proven; None where it has none."""
-    return RULES.get(node.kind) or (EXPANSION if node.kind in EXPANDED else None)
+    """The operator's rule, else the differentiation of the function body in its schema; None where it has neither."""
+    body = node.kind not in REFUSED and any(
+        getattr(node.schema, name, False) for name in ("has_function", "has_context_dependent_function")
+    )
+    return RULES.get(node.kind) or (EXPANSION if body else None)
 
 
 def _expanded(op: Builder, node: Primal, *dys: str | None) -> Cotangents:
