@@ -52,7 +52,8 @@ def same(got: list[Explanation], expected: list[Explanation]) -> None:
 @pytest.mark.parametrize(
     ("method", "layer"),
     [("gradcam", "a"), ("gradcam", "i"), ("gradcam++", "i"), ("hirescam", "c"), ("shapleycam", "a"),
-     ("eigengradcam", "i"), ("cam", "a"), ("eigencam", "a"), ("ablationcam", "i"), ("scorecam", "a"), ("saliency", None)],
+     ("eigengradcam", "i"), ("cam", "a"), ("eigencam", "a"), ("ablationcam", "i"), ("scorecam", "a"),
+     ("saliency", None)],
 )  # fmt: skip
 @pytest.mark.parametrize("batch", ["N", "1"])
 def test_classes_explained_together_are_those_explained_one_by_one(method: str, layer: str | None, batch: str) -> None:

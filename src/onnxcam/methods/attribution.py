@@ -71,7 +71,7 @@ method(
     "integratedgradients",
     formula="M = sum_c (x_c - b) integral_0^1 G_c(b + t (x - b)) dt",
     paper="Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017",
-    passes="1 + steps",
+    passes="2 + steps",
     alpha=_gradient,
     gradients=True,
     combine="none",
