@@ -167,6 +167,37 @@ def test_boxes_of_other_words_count_where_the_accepted_words_name_the_predicted_
     assert ("could not be measured on 1 (gradcam) maps" in " ".join(found.warnings)) == (not counts)
 
 
+def test_all_boxes_of_a_label_are_one_object():
+    shown = picture(RED, (0, 0, 4, 16))
+    shown.paste(RED, (12, 0, 16, 16))
+    both = {"picture 0": Objects((("scarlet", (0, 0, 4, 16)), ("scarlet", (12, 0, 16, 16))))}
+    one = {"picture 0": Objects(both["picture 0"].boxes[:1])}
+    energy = [
+        evaluate(colours(), [shown], methods=["gradcam"], metrics=["energy"], boxes=b).rows[0].values["energy"]
+        for b in (both, one)
+    ]
+    assert energy[0] > 0.75
+    assert energy[0] == pytest.approx(2 * energy[1])
+
+
+def test_an_object_that_the_model_did_not_see_is_not_missed_by_the_map():
+    model = colours()
+    model.metadata_props[1].value = json.dumps({"size": [8, 8], "fit": "crop"})
+    wide = Image.new("RGB", (64, 16), RED)
+    wide.paste(picture(RED), (24, 0))
+    boxes = {"picture 0": Objects((("scarlet", (0, 0, 16, 16)),))}
+    found = evaluate(model, [wide], methods=["gradcam"], metrics=["pointing_game"], boxes=boxes)
+    estimated = found.methods[0].estimates["pointing_game"]
+    assert (estimated.measured, estimated.missing) == (0, 1)
+
+
+def test_road_is_half_of_what_separates_its_two_orders():
+    names = ["road", "road_lerf", "road_morf"]
+    values = evaluate(colours(), [picture(RED)], methods=["gradcam"], metrics=names).rows[0].values
+    assert values["road_morf"] < -0.1 < values["road_lerf"]
+    assert values["road"] == pytest.approx((values["road_lerf"] - values["road_morf"]) / 2)
+
+
 def test_a_word_of_the_class_name_is_enough():
     model = colours()
     model.metadata_props[0].value = json.dumps(["poppy red, crimson", "green", "blue"])
@@ -225,6 +256,9 @@ def test_an_interval_draws_pictures_whole():
     # Both drawn are a, or b, in a quarter of the cases each.
     found = estimate(pairs, 0.95, rng)
     assert (found.mean, found.low, found.high) == (0.01, 0.0, 1.0)
+    # Half of the draws have one of each, and so the mean of all pairs.
+    middle = estimate(pairs, 0.4, rng)
+    assert (middle.low, middle.high) == (0.01, 0.01)
     single = estimate([(str(i), v) for i, (_, v) in enumerate(pairs)], 0.95, rng)
     assert single.mean == 0.01
     assert single.high <= 0.04
