@@ -280,18 +280,19 @@ def test_methods_of_the_input_refuse_a_layer() -> None:
     np.testing.assert_array_equal(named.raw, plain.raw)
 
 
-def test_fullgrad_counts_the_shift_of_a_batch_norm_as_a_bias() -> None:
-    """One channel, BN with bias 3 - 2 * 0.5 / sqrt(0.25) = 1: |b G| is constant 1/6 before the weights w."""
-    model = parser.parse_model("""
+@pytest.mark.parametrize(("bias", "share"), [(3, 1.0), (2, 0.0)])
+def test_fullgrad_counts_the_shift_of_a_batch_norm_as_a_bias(bias: int, share: float) -> None:
+    """b = bias - 2 * 0.5 / sqrt(0.25): 1, or 0, which adds nothing. How large b is does not show: S scales it away."""
+    model = parser.parse_model(f"""
         <ir_version: 8, opset_import: ["" : 18]>
         bn (float[N,1,1,3] x) => (float[N,1] z)
-        <float[1] scale = {0.5}, float[1] bias = {3}, float[1] mean = {2}, float[1] var = {0.25},
-         float[1,3] v = {1, 2, 5}>
-        { a = BatchNormalization<epsilon=0.0>(x, scale, bias, mean, var) f = Flatten(a) z = Gemm<transB=1>(f, v) }""")
+        <float[1] scale = {{0.5}}, float[1] bias = {{{bias}}}, float[1] mean = {{2}}, float[1] var = {{0.25}},
+         float[1,3] v = {{1, 2, 5}}>
+        {{ a = BatchNormalization<epsilon=0.0>(x, scale, bias, mean, var) f = Flatten(a) z = Gemm<transB=1>(f, v) }}""")
     x = np.array([[[[1, 1, 2]]]], np.float32)
     (got,) = maps(model, x, 0, method="fullgrad")
     # |x G| = (1, 2, 10) -> (0, 1/9, 1); |b G| = (1, 2, 5) -> (0, 1/4, 1)
-    np.testing.assert_allclose(got.raw, [[0, 1 / 9 + 1 / 4, 2]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.raw, [[0, 1 / 9 + share / 4, 1 + share]], rtol=1e-5, atol=1e-6)
 
 
 def test_fullgrad_refuses_eigen_smooth() -> None:
