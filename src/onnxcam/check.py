@@ -9,13 +9,13 @@ from onnx import TensorProto
 
 from onnxcam.autodiff.engine import blockers
 from onnxcam.errors import UnsupportedError
+from onnxcam.explained import Size, input_layer, open_graph
 from onnxcam.graph.head import Head, classifier_head
 from onnxcam.graph.index import Graph, opset_of
 from onnxcam.graph.layers import Layer, Layers
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput
 from onnxcam.methods import possible_methods
-from onnxcam.explained import Size, input_layer, open_graph
 
 _NUMBERS: dict[int, str] = {
     TensorProto.FLOAT: "float32",

@@ -9,8 +9,8 @@ from onnxcam import _core
 from onnxcam.errors import OnnxCamError
 from onnxcam.explainer import Explainer
 from onnxcam.explanation import Explanation
-from onnxcam.render import encoded
 from onnxcam.output import write_atomically
+from onnxcam.render import encoded
 
 # Installed beside the compiled module, which is where it is even when the Python files are not (editable installs).
 FOLDER = Path(_core.__file__).parent / "demo"

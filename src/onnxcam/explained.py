@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from onnxcam.autodiff.engine import blockers
+from onnxcam.autodiff.engine import blockers, live_path
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.cut import HeadModel, head_after
@@ -17,6 +17,7 @@ from onnxcam.graph.index import Dim, Graph
 from onnxcam.graph.layers import Layer, Layers
 from onnxcam.graph.layout import Layout
 from onnxcam.graph.load import Run, load
+from onnxcam.graph.quantization import is_quantised
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods import METHODS, Method, MethodContext, find_method, possible_methods
@@ -70,6 +71,7 @@ class ExplainedModel:
     class_index: str
     class_head: Callable[[], HeadModel] | None
     layer_rule: str | None
+    straight_through: bool
     score: str
     index: str
     logits: str
@@ -258,7 +260,12 @@ def explained_model(graph: Graph, image: ImageInput, *, score: str = "logit", **
         class_index=class_index,
         class_head=per_class if chosen.has_class_head else None,
         layer_rule=chosen.layer_rule,
+        straight_through=row.gradients and any(_crosses_quantisation(graph, head, layer) for layer in layers),
     )
+
+
+def _crosses_quantisation(graph: Graph, head: Head, layer: Layer) -> bool:
+    return any(is_quantised(node) for node in live_path(graph, head.logits, [layer.name])[1])
 
 
 def _refuse_layers(row: Method, names: Sequence[str], image: str) -> None:
@@ -326,7 +333,8 @@ def rewrite(
     if row.loop is not None:
         names = ", ".join(m.name for m in METHODS.values() if m.loop is None)
         raise UnsupportedError(
-            f"method `{method}` finishes on the host: no single graph computes it", f"use an Explainer, or one of {names}"
+            f"method `{method}` finishes on the host: no single graph computes it",
+            f"use an Explainer, or one of {names}",
         )
     file = read(model)
     graph, image, _ = open_graph(file, size=size, input_layout=input_layout)

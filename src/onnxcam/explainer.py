@@ -19,11 +19,12 @@ from onnxcam.errors import ModelError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import ClassScore, Explanation
 from onnxcam.graph.read import ModelSource, read
-from onnxcam.graph.signature import ImageInput
+from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods.head import HeadRunner
 from onnxcam.methods.loop import Loop, Progress
 from onnxcam.methods.projection import combined
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
+from onnxcam.presets import Preset, beside, fitting, labels_beside, preset, read_labels, ultralytics, ultralytics_labels
 from onnxcam.runtime import Session
 from onnxcam.saliency import check_options, saliency_maps
 from onnxcam.targets import class_number
@@ -34,6 +35,7 @@ LABELS_KEY = "onnxcam.labels"
 TOP = 5
 
 TargetLike = str | int | np.integer | None
+PreprocessLike = Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None
 
 
 class Explainer:
@@ -48,8 +50,10 @@ class Explainer:
     flipped, times 0.9, 1 and 1.1; not normalised again. batch_size, seed, progress(done, total): of methods that run
     the model many times.
 
-    preprocess: a Preprocess, or a mapping of the fields that differ from the model's metadata or ImageNet's defaults.
-    labels: class names, or the path of a file with one per line. size: (H, W) where the model leaves it open.
+    preprocess: a Preprocess, a file or a name (see `presets.preset`), or a mapping of the fields that differ from what
+    else is stated, in which `preset` may name that file. Stated otherwise, in this order: by the model's metadata (ours,
+    Ultralytics'), by the files beside the model, by ImageNet's defaults. labels: class names, or the path of a text
+    file with one per line or of a JSON file. size: (H, W) where the model leaves it open.
 
     providers, provider_options, session_options, custom_ops_library, threads: as ONNX Runtime takes them; a provider
     that is not there is an error, never a silent fallback.
@@ -78,7 +82,7 @@ class Explainer:
         batch_size: int = 32,
         seed: int = 0,
         progress: Progress | None = None,
-        preprocess: Preprocess | Mapping[str, Any] | None = None,
+        preprocess: PreprocessLike = None,
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         size: Size | None = None,
         input_layout: str | None = None,
@@ -93,7 +97,8 @@ class Explainer:
             raise UsageError(f"batch size {batch_size}", "give 1 or more")
         file = read(model)
         properties = {p.key: p.value for p in file.model.metadata_props}
-        wanted = _asked_size(preprocess, size, properties)
+        stated, told = _stated(preprocess, properties, file.folder, image_input(file.model, file.name, input_layout))
+        wanted = _asked_size(preprocess, size, properties, stated)
         graph, image, bound = open_graph(file, size=wanted, input_layout=input_layout)
         explained = explained_model(
             graph,
@@ -106,13 +111,15 @@ class Explainer:
             options=method_options,
         )
         notes = list(graph.notes)
-        self.preprocess, source = _preprocess(preprocess, image, bound, properties)
-        self.labels = _labels(labels, properties, explained.head.classes)
+        self.preprocess, self._preprocess_source = _preprocess(preprocess, image, bound, properties, stated)
+        self.labels, labels_told = _labels(labels, properties, explained.head.classes, stated, file.folder)
         if explained.layer_rule is not None:
             notes.append(f"layer `{explained.layers[0].layer.name}` chosen: {explained.layer_rule}")
         if explained.head.activation and score == "logit":
             notes.append(f"the final {explained.head.activation} is stepped over: the class logit is explained")
-        notes.append(f"preprocessing: {source}")
+        if explained.straight_through:
+            notes.append("gradients pass the quantisers straight through, 0 where they saturate")
+        notes += [f"preprocessing: {self._preprocess_source}", *told, *labels_told]
         self._explained = explained
         self._score = score
         self._normalize = normalize
@@ -479,6 +486,7 @@ class Explainer:
             "output": e.head.output,
             "logits": e.head.logits,
             "preprocess": self.preprocess.to_json(),
+            "preprocess_source": self._preprocess_source,
             "providers": list(self._session.providers),
             "threads": self._threads,
             "notes": list(self.notes),
@@ -502,21 +510,44 @@ def explain(model: ModelSource, picture: PictureLike, target: TargetLike = None,
     return Explainer(model, **options)(picture, target)
 
 
+def _stated(
+    given: PreprocessLike, properties: Mapping[str, str], folder: Path | None, image: ImageInput
+) -> tuple[Preset | None, list[str]]:
+    """What a file, a name, Ultralytics' metadata or the files beside the model say, and notes about what is not used.
+
+    Raises: UsageError where the file or name that was asked for contradicts the model.
+    """
+    fixed = (image.height, image.width) if image.height and image.width else None
+    named = given.get("preset") if isinstance(given, Mapping) else given
+    if isinstance(named, str | os.PathLike):
+        found = preset(named, fixed)
+        if problem := found.contradiction(image):
+            raise UsageError(problem, "give the settings that belong to this model, or export it for these")
+        return found, []
+    if isinstance(given, Preprocess) or METADATA_KEY in properties:
+        return None, []
+    if (exported := ultralytics(properties, fixed)) is not None:
+        return exported, []
+    return beside(folder, image) if folder is not None else (None, [])
+
+
 def _asked_size(
-    preprocess: Preprocess | Mapping[str, Any] | None, size: Size | None, properties: Mapping[str, str]
+    given: PreprocessLike, size: Size | None, properties: Mapping[str, str], stated: Preset | None
 ) -> Size | None:
     if size is not None:
         return size
-    if isinstance(preprocess, Preprocess):
-        return preprocess.size
-    if preprocess is not None and "size" in preprocess:
-        height, width = preprocess["size"]
+    if isinstance(given, Preprocess):
+        return given.size
+    if isinstance(given, Mapping) and "size" in given:
+        height, width = given["size"]
         return int(height), int(width)
+    if stated is not None:
+        return stated.size
     return Preprocess.from_json(properties[METADATA_KEY]).size if METADATA_KEY in properties else None
 
 
 def _preprocess(
-    given: Preprocess | Mapping[str, Any] | None, image: ImageInput, size: Size, properties: Mapping[str, str]
+    given: PreprocessLike, image: ImageInput, size: Size, properties: Mapping[str, str], stated: Preset | None
 ) -> tuple[Preprocess, str]:
     """The preprocessing and, in words, where it comes from."""
     channels = {1: "gray", 3: "rgb"}.get(image.channels, "rgb")
@@ -528,18 +559,20 @@ def _preprocess(
     }
     if isinstance(given, Preprocess):
         base, source = given, "as given"
-    elif METADATA_KEY in properties:
+    elif stated is not None and stated.settings:
+        base, source = stated.preprocess(image, size)
+    elif stated is None and METADATA_KEY in properties:
         base, source = Preprocess.from_json(properties[METADATA_KEY]), "from the model's metadata"
     else:
         base, source = _defaults(image, size, channels)
-    if isinstance(given, Mapping) and given:
-        changed = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k not in fixed}
+        source += " (the model says nothing)" if stated is None else ", as asked for"
+    if isinstance(given, Mapping):
+        changed = {k: v for k, v in given.items() if k not in fixed and k != "preset"}
         base = Preprocess.from_json(
             {**base.to_json(), **{k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}}
         )
         source = f"{', '.join(changed)} as given, the rest {source}" if changed else source
-    settings = replace(base, **fixed)
-    return settings, source
+    return replace(base, **fixed), source
 
 
 def _check_channels(settings: Preprocess, image: ImageInput) -> None:
@@ -559,35 +592,41 @@ _IMAGENET_RANGE = (-2.118, 2.64)
 def _defaults(image: ImageInput, size: Size, channels: str) -> tuple[Preprocess, str]:
     if np.dtype(image.dtype).kind == "f":
         base = imagenet_defaults(size, channels if image.channels in (1, 3) else "rgb", image.layout, image.dtype)
-        return base, "ImageNet's defaults (the model says nothing)"
+        return base, "ImageNet's defaults"
     if image.quantization is not None:
         scale, zero = image.quantization
         info = np.iinfo(image.dtype)
         low, high = scale * (info.min - zero), scale * (info.max - zero)
         if abs(low - _IMAGENET_RANGE[0]) < 0.1 and abs(high - _IMAGENET_RANGE[1]) < 0.1:
             base = imagenet_defaults(size, channels, image.layout, "float32")
-            return base, "ImageNet's defaults, which the input's quantisation spans (the model says nothing)"
+            return base, "ImageNet's defaults, which the input's quantisation spans"
         step = (high - low) / 255
         base = Preprocess(size, crop_pct=0.875, scale=step, mean=(-low,), channels=channels, layout=image.layout)
-        return base, "pixels over the whole range of the integer input (the model says nothing)"
-    return imagenet_defaults(size, channels, image.layout, image.dtype), "pixels as they are (the model says nothing)"
+        return base, "pixels over the whole range of the integer input"
+    return imagenet_defaults(size, channels, image.layout, image.dtype), "pixels as they are"
 
 
 def _labels(
-    given: Sequence[str] | str | os.PathLike[str] | None, properties: Mapping[str, str], classes: int
-) -> tuple[str, ...] | None:
+    given: Sequence[str] | str | os.PathLike[str] | None,
+    properties: Mapping[str, str],
+    classes: int,
+    stated: Preset | None,
+    folder: Path | None,
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """The labels and notes about where they come from, where nobody asked for them.
+
+    Raises: UsageError where the labels given, or our metadata's, are not as many as classes.
+    """
     if given is None and LABELS_KEY in properties:
         names, where = tuple(str(n) for n in json.loads(properties[LABELS_KEY])), "the model's metadata"
+    elif given is None and ultralytics(properties, None) is not None:
+        return fitting(ultralytics_labels(properties), "Ultralytics metadata in the model", classes)
+    elif given is None and stated is not None and stated.labels is not None:
+        return fitting(stated.labels, stated.labels_source, classes)
     elif given is None:
-        return None
+        return labels_beside(folder, classes) if folder is not None else (None, [])
     elif isinstance(given, str | os.PathLike):
-        where = str(given)
-        try:
-            names = tuple(line.strip() for line in Path(given).read_text("utf-8-sig").rstrip("\n").split("\n"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"labels {where} cannot be read: {error}", "give a text file with one label per line"
-            ) from error
+        names, where = read_labels(Path(given)), str(given)
     else:
         names, where = tuple(str(n) for n in given), "the labels given"
     if len(names) != classes:
@@ -596,4 +635,4 @@ def _labels(
             f"{where}: {len(names)} labels, but the model has {classes} classes",
             f"give one label per class, in the order of the model's output{cut}",
         )
-    return names
+    return names, []

@@ -58,7 +58,9 @@ def overlay(
 ) -> Image.Image:
     """The picture (H, W, 3) with `values` (H, W) in [0, 1] blended over the region x0, y0, x1, y1 that was seen.
 
-    What the model did not see stays uncoloured. Raises: UsageError for an unknown colormap or an opacity outside [0, 1].
+    What the model did not see stays uncoloured.
+
+    Raises: UsageError for an unknown colormap or an opacity outside [0, 1].
     """
     if not 0 <= opacity <= 1:
         raise UsageError(f"opacity {opacity} is outside [0, 1]", "0 shows the picture alone, 1 the heat map alone")

@@ -58,9 +58,10 @@ def provider_names(providers: Sequence[str] | None) -> list[str]:
     if missing:
         short = {v: k for k, v in PROVIDERS.items()}
         have = ", ".join(f"`{short.get(a, a)}`" for a in available)
-        close = get_close_matches(missing[0], [*PROVIDERS.values()], 1)
+        close = get_close_matches(missing[0].lower(), PROVIDERS, 1) or get_close_matches(missing[0], short, 1)
         extra = "; `pip install onnxcam[gpu]` brings CUDA and TensorRT" if "cuda" in missing[0].lower() else ""
-        also = f" (did you mean `{short[close[0]]}`?)" if close and close[0] != missing[0] else ""
+        meant = short.get(close[0], close[0]) if close else ""
+        also = f" (did you mean `{meant}`?)" if meant and PROVIDERS[meant] != missing[0] else ""
         raise UsageError(f"execution provider `{missing[0]}` is not available here{also}", f"available: {have}{extra}")
     return names
 

@@ -23,11 +23,17 @@ class Target:
     classes: str
     probabilities: str | None
     class_index: ValueInfoProto
+    one_hot: str | None
+
+    @property
+    def differentiated(self) -> tuple[str, str | None]:
+        """What to differentiate and its cotangent: where the score is a logit, the logits by the one-hot class."""
+        return (self.score, None) if self.one_hot is None else (self.classes, self.one_hot)
 
     @property
     def values(self) -> tuple[str, ...]:
         """What has to be kept of the graph for the target."""
-        return tuple(v for v in (self.score, self.index, self.classes, self.probabilities) if v is not None)
+        return tuple(v for v in (self.score, self.index, self.classes, self.probabilities, self.one_hot) if v is not None)
 
 
 @dataclass(frozen=True)
@@ -110,10 +116,12 @@ def class_target(op: Builder, head: Head, kind: str = "logit", input_name: str =
         predicted = op.ArgMax(logits, axis=1, keepdims=0)
         index = op.Where(op.Less(input_name, 0), predicted, input_name)
         same = op.Equal(op.Unsqueeze(index, [1]), np.arange(head.classes, dtype=np.int64))
-        score = SCORES[kind](Scores(op, logits, normalized, op.Cast(same, to=op.dtype), index))
+        one_hot = op.Cast(same, to=op.dtype)
+        op.one_hots[one_hot] = index
+        score = SCORES[kind](Scores(op, logits, normalized, one_hot, index))
     # The length has a symbol of its own: (1,) and (N,) both feed.
     declared = tensor_info(input_name, TensorProto.INT64, ["classes_asked"])
-    return Target(score, index, logits, probabilities, declared)
+    return Target(score, index, logits, probabilities, declared, one_hot if kind == "logit" else None)
 
 
 def _probabilities(op: Builder, head: Head) -> str | None:

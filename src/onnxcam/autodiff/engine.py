@@ -102,11 +102,13 @@ class Primal:
         """`dx` in the shape of an input; the shape is a constant where at most one dimension is open."""
         return str(self._op.Reshape(dx, self._shape_operand(position)))
 
-    def expanded(self, dx: str, position: int = 0) -> str:
-        """`dx` broadcast to the shape of an input."""
+    def expanded(self, dx: str, position: int = 0, axes: Iterable[int] = ()) -> str:
+        """`dx` broadcast to the shape of an input; `axes`: where `dx` is known to have size 1."""
         shape = self.shape(position)
         fixed = shape is not None and all(isinstance(d, int) for d in shape)
-        return str(self._op.Expand(dx, list(shape) if shape and fixed else self._op.Shape(self.node.inputs[position])))
+        whole = self._op.Expand(dx, list(shape) if shape and fixed else self._op.Shape(self.node.inputs[position]))
+        self._op.spread[whole] = (dx, frozenset(axes))
+        return str(whole)
 
     def _shape_operand(self, position: int) -> str | list[int]:
         shape = self.shape(position)
@@ -215,7 +217,7 @@ def live_path(graph: Graph, y: str, wrt: Sequence[str]) -> tuple[frozenset[str],
     moved = {value for value in wrt if value in needed}
     path: list[Node] = []
     for node in graph.nodes:
-        carried = moved & needed & set(_differentiable_reads(node))
+        carried = set(_differentiable_reads(node)) & moved & needed
         outputs = {node.outputs[i] for i in _differentiable_outputs(node)} & needed
         if carried and outputs:
             path.append(node)

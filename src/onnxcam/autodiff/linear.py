@@ -11,7 +11,9 @@ def gemm(op: Builder, node: Primal, dy: str) -> Cotangents:
     a, b = node.inputs[:2]
     alpha, t_a, t_b = node.attrs["alpha"], node.attrs["transA"], node.attrs["transB"]
     da = db = dc = None
-    if node.live(0):
+    if node.live(0) and dy in op.one_hots and alpha == 1 and not t_a:
+        da = _rows(op, b, op.one_hots[dy], transposed=not t_b)
+    elif node.live(0):
         da = op.Gemm(b, dy, alpha=alpha, transA=t_b, transB=1) if t_a else op.Gemm(dy, b, alpha=alpha, transB=1 - t_b)
     if node.live(1):
         db = op.Gemm(dy, a, alpha=alpha, transA=1, transB=t_a) if t_b else op.Gemm(a, dy, alpha=alpha, transA=1 - t_a)
@@ -30,7 +32,9 @@ def matmul(op: Builder, node: Primal, dy: str) -> Cotangents:
     if rank_b == 1:
         b, dy = op.Unsqueeze(b, [1]), op.Unsqueeze(dy, [-1])
     da = db = None
-    if node.live(0):
+    if node.live(0) and dy in op.one_hots and rank_a == rank_b == 2:
+        da = _rows(op, b, op.one_hots[dy], transposed=True)
+    elif node.live(0):
         da = op.MatMul(dy, _swapped(op, b, max(rank_b, 2)))
         if rank_a == 1:
             da = node.reshaped(op.ReduceSum(da, list(range(len(batch))), keepdims=0) if batch else da, 0)
@@ -43,6 +47,13 @@ def matmul(op: Builder, node: Primal, dy: str) -> Cotangents:
         else:
             db = node.sum_to(db, (*batch, *(node.shape(1) or ())[-2:]), 1)
     return (da, db)
+
+
+def _rows(op: Builder, matrix: str, index: str, transposed: bool) -> str:
+    """One-hot rows times a matrix (C, K), or (K, C) transposed: its rows at `index`, without reading the others."""
+    if transposed:
+        return str(op.Transpose(op.Gather(matrix, index, axis=1), perm=[1, 0]))
+    return str(op.Gather(matrix, index, axis=0))
 
 
 def _swapped(op: Builder, value: str, rank: int) -> str:

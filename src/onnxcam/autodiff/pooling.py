@@ -14,7 +14,7 @@ from onnxcam.graph.build import Builder
 @vjp("GlobalAveragePool")
 def global_average_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy / (number of positions)."""
-    return (node.expanded(op.Div(dy, position_count(op, node))),)
+    return (node.expanded(op.Div(dy, position_count(op, node)), axes=range(2, node.rank())),)
 
 
 def position_count(op: Builder, node: Primal) -> str:

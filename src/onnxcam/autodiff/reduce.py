@@ -37,7 +37,9 @@ def reduce_mean(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy / (number of elements), spread over the reduced axes."""
     if copies(node):
         return (dy,)
-    return (node.expanded(op.Div(kept(op, node, dy), _count(op, node))),)
+    axes, rank = (node.constant(1) if node.has(1) else np.asarray(node.attrs.get("axes", []))), node.rank()
+    known = () if axes is None else (int(a) % rank for a in axes.ravel())
+    return (node.expanded(op.Div(kept(op, node, dy), _count(op, node)), axes=known),)
 
 
 def _count(op: Builder, node: Primal) -> str:

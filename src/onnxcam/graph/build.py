@@ -32,6 +32,9 @@ class Builder:
         self._constants: dict[tuple[Any, ...], str] = {}
         self._emitted: dict[tuple[Any, ...], tuple[str, ...]] = {}
         self._count = 0
+        # What later nodes can be spared: values spread over axes, and one-hot rows (N, C) with their index (N,).
+        self.spread: dict[str, tuple[str, frozenset[int]]] = {}
+        self.one_hots: dict[str, str] = {}
         taken = {o for n in graph.nodes for o in (n.name, *n.outputs)} | graph.initializers.keys() | {*graph.inputs}
         tries = (f"onnxcam{i or ''}" for i in range(len(taken) + 1))
         self.prefix = next(p for p in tries if not any(name.startswith(p + "/") for name in taken))
@@ -108,6 +111,11 @@ class Builder:
         if dtype == self.dtype or dtype not in _FLOATS:
             return value
         return str(self.Cast(value, to=self.dtype))
+
+    def mean(self, value: str, axes: Sequence[int]) -> str:
+        """The mean over axes, kept as 1; of a value that was just spread over them, the value before."""
+        before, spread = self.spread.get(value, ("", frozenset()))
+        return before if spread >= {*axes} else str(self.ReduceMean(value, list(axes), keepdims=1))
 
     def zeros_like(self, value: str) -> str:
         """Zeros of the builder's float type in the run-time shape of `value`."""

@@ -48,6 +48,18 @@ def classifier_head(graph: Graph, output: str | None = None) -> Head:
     return heads[0]
 
 
+def before_activation(graph: Graph, output: str) -> str | None:
+    """What goes into the Softmax, LogSoftmax or Sigmoid that `output` ends in, types unknown; None without one."""
+    value = output
+    while (node := graph.producer(value)) is not None and not node.domain:
+        if node.op_type in ACTIVATIONS:
+            return node.inputs[0]
+        if node.op_type not in _PASSIVE:
+            break
+        value = node.inputs[0]
+    return None
+
+
 def _listing(graph: Graph) -> str:
     return ", ".join(f"`{o}` {list(graph.shape(o) or ['?'])}" for o in graph.outputs)
 

@@ -73,8 +73,9 @@ class Layers:
     def automatic(self) -> Layer:
         """The last spatial map before it is pooled or flattened away; in a transformer the norm before the last mixing.
 
-        A map made by convolutions at the end wins, or what was pooled into it where that left fewer than 5 cells; else the last norm that feeds an attention or a token MLP, as
-        pytorch-grad-cam recommends (`blocks[-1].norm1`), since behind it a class token leaves the patches no gradient.
+        A map made by convolutions at the end wins, or what was pooled into it where that left fewer than 5 cells on a
+        side; else the last norm that feeds an attention or a token MLP, as pytorch-grad-cam recommends
+        (`blocks[-1].norm1`), since behind it a class token leaves the patches no gradient.
 
         Raises: UnsupportedError (exit code 4) where the model has no spatial map.
         """

@@ -18,7 +18,7 @@ KINDS = ("nchw", "nhwc", "tokens", "channels-tokens")
 
 @dataclass(frozen=True)
 class Layout:
-    """`nchw` (N, K, h, w), `nhwc` (N, h, w, K), `tokens` (N, prefix + h w, K), `channels-tokens` (N, K, prefix + h w)."""
+    """`nchw` (N, K, h, w), `nhwc` (N, h, w, K), `tokens` (N, prefix + h w, K), `channels-tokens` transposed."""
 
     kind: str
     grid: tuple[int, int]
@@ -219,12 +219,12 @@ def mixing_norms(graph: Graph, known: dict[str, Layout]) -> list[str]:
         back = any(_on_tokens(known, o) or o in returns for o in node.outputs)
         if back:
             returns.update(i for i in node.reads if not _on_tokens(known, i))
-    norms = []
-    for node in graph.nodes:
-        for output in node.outputs[:1]:
-            if _on_tokens(known, output) and _is_norm(graph, node) and _escapes(graph, output, known, returns):
-                norms.append(output)
-    return norms
+    return [
+        output
+        for node in graph.nodes
+        for output in node.outputs[:1]
+        if _on_tokens(known, output) and _is_norm(graph, node) and _escapes(graph, output, known, returns)
+    ]
 
 
 def _on_tokens(known: dict[str, Layout], value: str) -> bool:
@@ -287,5 +287,5 @@ def _picks_prefix(graph: Graph, node: Node, layout: Layout) -> bool:
         start, end, axes = (graph.constant(i) for i in node.inputs[1:4])
         if start is None or end is None or axes is None or axes.size != 1 or int(axes.reshape(-1)[0]) not in (1, -2):
             return False
-        return 0 <= int(start.reshape(-1)[0]) and 0 < int(end.reshape(-1)[0]) <= layout.prefix
+        return int(start.reshape(-1)[0]) >= 0 and 0 < int(end.reshape(-1)[0]) <= layout.prefix
     return False

@@ -63,13 +63,13 @@ def read(source: ModelSource) -> ModelFile:
     Raises: ModelError (exit code 3) where the file is missing, empty, truncated or something else than ONNX.
     """
     if isinstance(source, ModelProto):
-        _check_external(source, None, "<ModelProto>")
+        _check_external(source, None, None, "<ModelProto>")
         data = source.SerializeToString(deterministic=True)
         return ModelFile(source, "<ModelProto>", None, hashlib.sha256(data).hexdigest())
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
         model = _parse(data, "<bytes>", "")
-        _check_external(model, None, "<bytes>")
+        _check_external(model, None, None, "<bytes>")
         return ModelFile(model, "<bytes>", None, hashlib.sha256(data).hexdigest())
     if not isinstance(source, str | os.PathLike):
         raise UsageError(f"a model is a path, bytes or a ModelProto, not {type(source).__name__}")
@@ -91,8 +91,8 @@ def read(source: ModelSource) -> ModelFile:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     model = _parse(data, str(path), path.suffix.lower())
-    folder = path.resolve().parent
-    _check_external(model, folder, str(path))
+    folder = path.parent.resolve()
+    _check_external(model, folder, path.resolve().parent, str(path))
     return ModelFile(model, path.name, folder, hashlib.sha256(data).hexdigest())
 
 
@@ -136,8 +136,11 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
                 yield from _tensors(subgraph)
 
 
-def _check_external(model: ModelProto, folder: Path | None, name: str) -> None:
-    """Every external file lies inside the model's folder and exists, as ONNX requires."""
+def _check_external(model: ModelProto, folder: Path | None, linked: Path | None, name: str) -> None:
+    """Every external file lies inside the model's folder and exists, as ONNX requires.
+
+    linked: the folder that a linked model lies in; its data may be links there too (Hugging Face's cache).
+    """
     locations = {
         entry.value
         for tensor in _tensors(model.graph)
@@ -152,7 +155,8 @@ def _check_external(model: ModelProto, folder: Path | None, name: str) -> None:
             f"{name} keeps weights in external files: {', '.join(sorted(locations))}",
             "pass the path of the `.onnx` file, so that they can be found beside it",
         )
-    outside = sorted(f for f in locations if not (folder / f).resolve().is_relative_to(folder))
+    homes = [home for home in (folder, linked) if home is not None]
+    outside = sorted(f for f in locations if not any((folder / f).resolve().is_relative_to(h) for h in homes))
     if outside:
         raise ModelError(
             f"{name} takes weights from outside its folder: {', '.join(outside)}",

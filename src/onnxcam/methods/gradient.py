@@ -17,7 +17,7 @@ from onnxcam.methods.registry import MethodContext, method, ones
 )
 def gradcam(context: MethodContext) -> str:
     """alpha (N, K, 1, 1): the gradient of the class score averaged over space."""
-    return str(context.op.ReduceMean(context.gradients, [2, 3], keepdims=1))
+    return context.op.mean(context.gradients, [2, 3])
 
 
 @method(

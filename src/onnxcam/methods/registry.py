@@ -13,13 +13,13 @@ import numpy as np
 from onnx import ValueInfoProto
 
 from onnxcam.autodiff import differentiate
-from onnxcam.autodiff.engine import INTEGERS
 from onnxcam.autodiff.registry import Rule
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder
 from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph
 from onnxcam.graph.layers import Layer
+from onnxcam.graph.quantization import INTEGERS, real_value
 from onnxcam.methods.loop import LoopFunction
 from onnxcam.targets import Target
 
@@ -59,15 +59,20 @@ class MethodContext:
 
     def settle(self, *keep: str, inputs: tuple[ValueInfoProto, ...] = ()) -> None:
         """Extend the graph by the emitted nodes that `keep` needs, and go on with a new builder on it."""
+        one_hots = self.op.one_hots
         self.op = Builder(self.op.extended(keep, inputs))
+        self.op.one_hots.update(one_hots)
 
     @property
     def activations(self) -> str:
-        """A (N, K, h, w), in the builder's float type; integers as they are."""
-        value = self.op.as_float(self.layer.name)
-        if self.graph.dtype(self.layer.name) in INTEGERS:
-            value = self.op.Cast(value, to=self.op.dtype)
-        return self.channels_first(value)
+        """A (N, K, h, w), in the builder's float type: of a quantised layer the real numbers that it stands for.
+
+        Pixels of an integer picture input are taken as they are.
+        """
+        name = self.layer.name
+        if name == self.picture.name and self.graph.dtype(name) in INTEGERS:
+            return self.channels_first(self.op.Cast(name, to=self.op.dtype))
+        return self.channels_first(real_value(self.op, name))
 
     @property
     def gradients(self) -> str:
@@ -82,7 +87,8 @@ class MethodContext:
     def gradient_by(self, rules: Mapping[str, Callable[[Rule], Rule]]) -> str:
         """G as it lies in the model, with the rules of some nodes changed, see `differentiate`."""
         name = self.layer.name
-        gradient = differentiate(self.graph, self.op, self.target.score, [name], rules=rules)[name]
+        y, cotangent = self.target.differentiated
+        gradient = differentiate(self.graph, self.op, y, [name], cotangent, rules=rules)[name]
         if gradient is None:
             raise UnsupportedError(
                 f"the score does not depend on layer `{name}` by any differentiable path",
@@ -123,13 +129,15 @@ class Option:
             if kind is int and float(given) != int(float(given)):
                 raise ValueError
             value = kind(float(given)) if kind is int else kind(given)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UsageError(f"option `{name}` takes {kind.__name__}, not `{given}`", self.about) from None
         if self.choices and value not in self.choices:
             raise UsageError(f"option `{name}` is `{value}`", f"use one of {', '.join(self.choices)}")
-        if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
-            span = f"from {self.low}" + (f" to {self.high}" if self.high is not None else "")
-            raise UsageError(f"option `{name}` is {value}", f"give a number {span}: {self.about}")
+        low, high = (d if d is not None else value for d in (self.low, self.high))
+        if value != value or not low <= value <= high:  # NaN is in no range
+            bounds = ((" from", self.low), (" to", self.high))
+            span = "".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+            raise UsageError(f"option `{name}` is {value}", f"give a number{span}: {self.about}")
         return value
 
 

@@ -1,0 +1,36 @@
+"""`python -m benchmarks.verified [MODEL ...]`: the gradient of every shared model against central differences.
+
+Without arguments: all models in `shared/models` beside the repository.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from onnxcam import OnnxCamError
+from onnxcam.verify import verify
+
+SHARED = Path(__file__).parents[2] / "shared" / "models"
+
+
+def main() -> int:
+    files = [Path(a) for a in sys.argv[1:]] or sorted(SHARED.glob("*.onnx"))
+    failed = 0
+    print("| model | layer | verified | error | oracle | step | s |\n|---|---|---|---|---|---|---|")
+    for file in files:
+        start = time.perf_counter()
+        try:
+            v = verify(file)
+        except OnnxCamError as error:
+            failed += 1
+            print(f"| {file.stem} | | no: {error.message} | | | | |")
+            continue
+        failed += not v.verified
+        said = "yes" if v.verified else "NO"
+        print(f"| {file.stem} | {v.layer} | {said} | {v.error:.1e} | {v.oracle} | {v.step:g} "
+              f"| {time.perf_counter() - start:.1f} |")  # fmt: skip
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
