@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from onnxcam.explained import rewrite
     from onnxcam.explainer import Explainer, explain
     from onnxcam.explanation import ClassScore, Explanation
+    from onnxcam.exported import Exported, export
     from onnxcam.metrics.evaluation import evaluate
     from onnxcam.preprocess import Picture, Preprocess, load_picture
 
@@ -15,11 +16,13 @@ _HOMES = {
     "ClassScore": "explanation",
     "Explainer": "explainer",
     "Explanation": "explanation",
+    "Exported": "exported",
     "OnnxCamError": "errors",
     "Picture": "preprocess",
     "Preprocess": "preprocess",
     "evaluate": "metrics.evaluation",
     "explain": "explainer",
+    "export": "exported",
     "load_picture": "preprocess",
     "rewrite": "explained",
 }
@@ -28,11 +31,13 @@ __all__ = [
     "ClassScore",
     "Explainer",
     "Explanation",
+    "Exported",
     "OnnxCamError",
     "Picture",
     "Preprocess",
     "evaluate",
     "explain",
+    "export",
     "load_picture",
     "rewrite",
 ]

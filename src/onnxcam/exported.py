@@ -1,0 +1,719 @@
+"""One file that predicts and explains: the model, the explanation and its finish in one ordinary ONNX graph."""
+
+import filecmp
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from PIL import Image
+
+from onnxcam.errors import ModelError, OutputError, UnsupportedError, UsageError, VerificationError
+from onnxcam.explained import Plan, Size, free_name, noise, open_graph, plan
+from onnxcam.explainer import Explainer, TargetLike
+from onnxcam.finish import finished, model_input, overlaid, raw_map
+from onnxcam.graph.build import Builder, tensor_info
+from onnxcam.graph.index import Dim, opset_of
+from onnxcam.graph.read import MAX_BYTES, ModelFile, ModelSource, read
+from onnxcam.methods import METHODS, Method, find_method
+from onnxcam.output import write_atomically
+from onnxcam.preprocess import PictureLike, Preprocess, View, load_picture
+from onnxcam.render import colormap as colormap_of
+from onnxcam.runtime import Session, onnxruntime
+from onnxcam.saliency import check_options, saliency_maps
+from onnxcam.targets import Target, class_number, class_target
+
+Array = npt.NDArray[Any]
+
+METADATA_KEY = "onnxcam.export"
+"""The key of the file's metadata under which the JSON of what was done lies."""
+
+CLASS_INPUTS = ("optional", "required", "none")
+
+MAX_CLASSES = 32
+"""Classes explained by one run: every one of them has a backward pass of its own in the file."""
+
+MAP_TOLERANCE = 1e-5
+PREDICTION_TOLERANCE = 1e-6
+
+BAKED_TOLERANCE = 1e-3
+"""Where the file normalises pictures itself: its rounding differs from that of the table that Python uses."""
+
+# The first ONNX Runtime that knows an opset, from its table of versions.
+_ONNXRUNTIME = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """How an exported file differs from the model and from the Python path, over `samples` pictures and two targets.
+
+    predictions: `identical`, or the largest difference relative to the output's largest value. heatmap: the largest
+    difference of a map in [0, 1] (of other normalisations, relative to its largest value).
+    """
+
+    samples: int
+    predictions: float
+    heatmap: float
+
+    @property
+    def identical(self) -> bool:
+        """Whether every output is the original's, bit for bit."""
+        return self.predictions == 0
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: names, size and cost.
+
+    added_nodes, added_bytes: beside the source's. ratio: the file's time over the plain model's, median of pairs of
+    interleaved runs on one picture; None where it was not verified. onnxruntime: the first version that runs the file.
+    """
+
+    path: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    method: str
+    layers: tuple[str, ...]
+    nodes: int
+    added_nodes: int
+    bytes: int
+    added_bytes: int
+    opset: int
+    onnxruntime: str
+    check: Check | None
+    ratio: float | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the file shall hold; classes: None for those of an input or the predicted one."""
+
+    score: str
+    normalize: str
+    fuse: str
+    class_input: str
+    classes: tuple[int, ...] | None
+    many: bool
+    top: int | None
+    map_size: Size | None
+    with_class: bool
+    with_raw: bool
+    preprocess: Preprocess | None
+    overlay: tuple[str, float] | None
+
+
+def export(
+    model: ModelSource,
+    path: str | os.PathLike[str],
+    *,
+    method: str = "gradcam",
+    method_options: Mapping[str, Any] | None = None,
+    layer: str | Sequence[str] | None = None,
+    layer_layout: str | None = None,
+    score: str = "logit",
+    output: str | None = None,
+    normalize: str = "minmax",
+    fuse: str = "mean",
+    target: TargetLike | Sequence[TargetLike] = None,
+    top: int | None = None,
+    all_classes: bool = False,
+    class_input: str | None = None,
+    map_size: Size | None = None,
+    with_class: bool = False,
+    with_raw: bool = False,
+    picture_input: bool = False,
+    overlay: bool = False,
+    colormap: str = "jet",
+    opacity: float = 0.5,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
+    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    size: Size | None = None,
+    input_layout: str | None = None,
+    verify: bool = True,
+    picture: PictureLike | None = None,
+    threads: int | None = None,
+    custom_ops_library: str | os.PathLike[str] | None = None,
+) -> Exported:
+    """Write one ONNX file that returns the model's own outputs and the heat map; standard operators only are added.
+
+    The model's inputs and outputs stay as they are. Added are the input `class_index` (1,) or (N,) int64, -1 for the
+    predicted class, and the output `heatmap` (N, H, W) float32, what `Explainer.explain_tensor` returns as `values`; a
+    name that the model has already gets the prefix `onnxcam_`.
+
+    method: one that is computed in the graph. layer, layer_layout, score, output, normalize, fuse, preprocess, labels,
+    size, input_layout, method_options: as for Explainer. target: a class, instead of the input; a sequence of several,
+    `top` for the K highest or `all_classes` make `heatmap` (N, C, H, W). class_input: `optional` (has a default, which
+    ONNX Runtime's native APIs know), `required` (browsers, OpenVINO, tract) or `none`. map_size: (H, W), default the
+    input's. with_class: the output `heatmap_class` (N,) or (N, C) int64; with_raw: `heatmap_raw` (N, h, w), signed, of
+    the first layer. picture_input: the file takes pictures (N, H, W, 3) uint8 of the model's own size in place of its
+    tensor; overlay: and returns them with the map as `overlay` (N, H, W, 3) uint8.
+
+    verify: run the original, the Python path and the new file on `picture`, or on seeded noise, and write nothing where
+    they differ. External weights stay in their files, which are copied beside an output in another folder.
+
+    Raises: VerificationError, UsageError, UnsupportedError (methods that finish on the host), OutputError.
+    """
+    row = find_method(method)
+    check_options(normalize, fuse)
+    _refuse_host(row)
+    file = read(model)
+    _refuse_exported(file)
+    target_path = Path(path)
+    _check_place(target_path, file)
+    python = Explainer(
+        model, method=method, method_options=method_options, layer=layer, layer_layout=layer_layout, score=score,
+        output=output, normalize=normalize, fuse=fuse, preprocess=preprocess, labels=labels, size=size,
+        input_layout=input_layout, threads=threads, custom_ops_library=custom_ops_library,
+    )  # fmt: skip
+    wanted = size or (python.preprocess.size if preprocess is not None else None)
+    graph, image, bound = open_graph(file, size=python.preprocess.size, input_layout=input_layout)
+    chosen = plan(
+        graph, image, method=method, layer=layer, layer_layout=layer_layout, output=output, options=method_options
+    )  # fmt: skip
+    classes = _classes(target, top, all_classes, python.labels, chosen.head.classes)
+    many = all_classes or top is not None or (target is not None and not isinstance(target, str | int | np.integer))
+    request = _Request(
+        score=score,
+        normalize=normalize,
+        fuse=fuse,
+        class_input=_class_input(class_input, fixed=classes is not None or top is not None),
+        classes=classes,
+        many=many,
+        top=top,
+        map_size=map_size,
+        with_class=with_class or top is not None,
+        with_raw=with_raw,
+        preprocess=python.preprocess if picture_input or overlay else None,
+        overlay=_drawing(colormap, opacity, normalize, many, map_size, bound) if overlay else None,
+    )
+    dynamic = (image.height is None or image.width is None) and wanted is None and request.preprocess is None
+    notes = [n for n in python.notes if not n.startswith("preprocessing") or request.preprocess is not None]
+    foreign = sorted({n.domain for n in file.model.graph.node} - {"", "ai.onnx"})
+    if foreign:
+        notes.append(f"the model itself has operators of {', '.join(foreign)}: only runtimes that have them run it")
+    if (image.height is None or image.width is None) and not dynamic:
+        notes.append(f"height and width, open in the model, are fixed to {bound[0]}x{bound[1]}")
+    complete, names = _assembled(chosen, request, bound, dynamic, notes)
+    _describe(complete, file, chosen, request, bound, names, notes)
+    _checked(complete)
+    data = complete.SerializeToString(deterministic=True)
+    if len(data) > MAX_BYTES:
+        raise OutputError(
+            f"{path}: the file would have {len(data):,} bytes; one ONNX file holds at most 2 GiB",
+            "save the model with external data first: `onnx.save(model, path, save_as_external_data=True)`",
+        )
+    check, ratio = None, None
+    if verify:
+        trial = _Trial(*_sessions(file, complete, threads, custom_ops_library), python, chosen, request, names)
+        samples = trial.samples(bound, picture)
+        check = trial.run(*samples)
+        ratio = trial.ratio(*samples)
+    _copy_weights(file, target_path.parent)
+    write_atomically(target_path, data)
+    size_before = file.model.ByteSize()
+    return Exported(
+        path=target_path,
+        inputs=tuple(i.name for i in complete.graph.input),
+        outputs=tuple(o.name for o in complete.graph.output),
+        method=row.name,
+        layers=tuple(one.name for one in chosen.layers),
+        nodes=len(complete.graph.node),
+        added_nodes=len(complete.graph.node) - len(graph.nodes),
+        bytes=len(data),
+        added_bytes=len(data) - size_before,
+        opset=opset_of(complete),
+        onnxruntime=_ONNXRUNTIME.get(opset_of(complete), "the newest"),
+        check=check,
+        ratio=ratio,
+        notes=tuple(notes),
+    )
+
+
+def _refuse_host(row: Method) -> None:
+    """Raises: UnsupportedError for a method of which a part runs on the host, naming those of which none does."""
+    if row.loop is not None or row.combine not in ("sum", "none"):
+        why = "runs the model many times" if row.loop is not None else "needs an eigenvalue solver"
+        able = [m.name for m in METHODS.values() if m.loop is None and m.combine in ("sum", "none")]
+        raise UnsupportedError(
+            f"method `{row.name}` {why}, which a file cannot do by itself",
+            f"explain with it in Python, or export one of: {', '.join(able)}",
+        )
+
+
+def _refuse_exported(file: ModelFile) -> None:
+    if any(p.key == METADATA_KEY for p in file.model.metadata_props):
+        raise UsageError(
+            f"{file.name} is an export of onnxcam already", "export the model that it was made from once more"
+        )
+
+
+def _check_place(path: Path, file: ModelFile) -> None:
+    """Raises: OutputError, before any work is done, where the file could not be written."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", f"name a file in it: `{path / 'model.cam.onnx'}`")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}", f"make it first: `mkdir -p {path.parent}`")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: the folder {path.parent} is not writable", "choose another with `--output`")
+    if file.folder is not None and path.resolve() == (file.folder / file.name).resolve():
+        raise OutputError(f"{path} is the model itself", "give the export another name")
+
+
+def _classes(
+    target: TargetLike | Sequence[TargetLike],
+    top: int | None,
+    all_classes: bool,
+    labels: tuple[str, ...] | None,
+    count: int,
+) -> tuple[int, ...] | None:
+    """The classes that are fixed at export. Raises: UsageError for unknown, contradictory or too many ones."""
+    if (target is not None) + (top is not None) + all_classes > 1:
+        raise UsageError("target, top and all_classes exclude each other", "give one of them")
+    if top is not None and not 1 <= top <= min(count, MAX_CLASSES):
+        raise UsageError(f"the top {top} classes", f"give 1 to {min(count, MAX_CLASSES)}")
+    if all_classes:
+        fixed = tuple(range(count))
+    elif target is None:
+        return None
+    elif isinstance(target, str | int | np.integer):
+        fixed = (class_number(target, labels, count),)
+    else:
+        fixed = tuple(class_number(t, labels, count) for t in target)
+    if not 1 <= len(fixed) <= MAX_CLASSES:
+        raise UsageError(
+            f"{len(fixed)} classes in one run; at most {MAX_CLASSES} are, since each has a backward pass of its own",
+            "leave the classes to the input `class_index`, and run the file once for each",
+        )
+    return fixed
+
+
+def _class_input(asked: str | None, fixed: bool) -> str:
+    if asked is not None and asked not in CLASS_INPUTS:
+        raise UsageError(f"unknown class input `{asked}`", f"use one of {', '.join(CLASS_INPUTS)}")
+    if fixed and asked in ("optional", "required"):
+        raise UsageError("the class is fixed and an input at the same time", "leave out one of the two")
+    return "none" if fixed else asked or "optional"
+
+
+def _drawing(
+    colors: str, opacity: float, normalize: str, many: bool, map_size: Size | None, bound: Size
+) -> tuple[str, float]:
+    """Raises: UsageError where no overlay can be drawn."""
+    colormap_of(colors)
+    if not 0 <= opacity <= 1:
+        raise UsageError(f"opacity {opacity} is outside [0, 1]", "0 is the picture alone, 1 the map alone")
+    if normalize == "none" or many or map_size not in (None, bound):
+        raise UsageError(
+            "an overlay needs one map in [0, 1] of the picture's size",
+            "leave out `normalize=none`, several classes and the size of the map, or the overlay",
+        )
+    return colors, opacity
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the new inputs and outputs are called in this file; None for what it has not."""
+
+    picture: str
+    class_index: str | None
+    heatmap: str
+    heatmap_class: str | None
+    heatmap_raw: str | None
+    overlay: str | None
+
+
+def _assembled(
+    chosen: Plan, request: _Request, bound: Size, dynamic: bool, notes: list[str]
+) -> tuple[ModelProto, _Names]:
+    """The whole file as a model. Names that had to change are added to `notes`."""
+    graph, image = chosen.graph, chosen.image
+    taken = chosen.names
+
+    def named(role: str, wanted: bool = True) -> str | None:
+        if not wanted:
+            return None
+        name = free_name(role, taken)
+        taken.add(name)
+        if name != role:
+            notes.append(f"the model has a `{role}` already: the new one is called `{name}`")
+        return name
+
+    names = _Names(
+        picture=named("image", request.preprocess is not None) or image.name,
+        class_index=named("class_index", request.class_input != "none"),
+        heatmap=named("heatmap") or "",
+        heatmap_class=named("heatmap_class", request.with_class),
+        heatmap_raw=named("heatmap_raw", request.with_raw),
+        overlay=named("overlay", request.overlay is not None),
+    )
+    op = Builder(graph)
+    targets = _targets(op, chosen, request, names.class_index)
+    context = chosen.context(op, targets[0])
+    inputs = (targets[0].class_index,) if names.class_index else ()
+    context.settle(*(value for target in targets for value in target.values), inputs=inputs)
+    maps = []
+    for target in targets:
+        context = chosen.context(context.op, target)
+        maps.append(chosen.emit(context))
+    op = context.op
+    front: list[NodeProto] = []
+    if request.preprocess is not None:
+        made = model_input(op, names.picture, request.preprocess)
+        front, op.nodes[:] = list(op.nodes), []
+        _rename(front, made, image.name)
+    raws = []
+    for i, layer in enumerate(chosen.layers):
+        each = [raw_map(op, layer, *of_class[i], fixed=not dynamic) for of_class in maps]
+        raws.append((each[0] if len(each) == 1 else op.Concat(*each, axis=1), layer.grid))
+    size: Size | str = request.map_size or bound
+    if dynamic and request.map_size is None and not chosen.method.at_input:
+        first = 2 if image.layout == "nchw" else 1
+        size = op.Shape(image.name, start=first, end=first + 2)
+    values = finished(op, raws, size, request.normalize, request.fuse)
+    heatmap = values if request.many else op.Squeeze(values, [1])
+    batch: Dim = image.batch or _batch_symbol(graph.model, image.name)
+    of_classes: list[Dim] = [batch, len(targets)] if request.many else [batch]
+    open_size: list[Dim] = [None, None]
+    outputs = []
+
+    def expose(name: str | None, value: str, dtype: int, shape: Sequence[Dim]) -> None:
+        if name is not None:
+            if not _rename(op.nodes, value, name):
+                op.nodes.append(helper.make_node("Identity", [value], [name], name=name))
+            outputs.append(tensor_info(name, dtype, list(shape)))
+
+    if names.overlay and request.overlay:
+        drawn = overlaid(op, names.picture, heatmap, *request.overlay)
+        expose(names.overlay, drawn, TensorProto.UINT8, [batch, *bound, 3])
+        outputs.reverse()
+    index = [target.index for target in targets]
+    if names.heatmap_class and request.many:
+        expose(names.heatmap_class, op.Concat(*(op.Unsqueeze(i, [1]) for i in index), axis=1), TensorProto.INT64,
+               of_classes)  # fmt: skip
+    else:
+        expose(names.heatmap_class, index[0], TensorProto.INT64, of_classes)
+    raw, grid = raws[0]
+    if names.heatmap_raw:
+        raw = op.Identity(raw) if request.many else op.Squeeze(raw, [1])
+        expose(names.heatmap_raw, raw, TensorProto.FLOAT, [*of_classes, *(open_size if dynamic else grid)])
+    expose(names.heatmap, heatmap, TensorProto.FLOAT, [*of_classes, *(open_size if isinstance(size, str) else size)])
+    outputs.sort(key=lambda o: [names.heatmap, names.heatmap_class, names.heatmap_raw, names.overlay].index(o.name))
+    model = op.model(outputs)
+    model.graph.initializer.extend(t for n, t in op.initializers.items() if any(n in f.input for f in front))
+    _settle_inputs(model, chosen, request, names, bound, dynamic)
+    _prune(model, front, chosen)
+    return model, names
+
+
+def _targets(op: Builder, chosen: Plan, request: _Request, class_index: str | None) -> list[Target]:
+    """One target per class that is explained in a run."""
+
+    def target(index: str) -> Target:
+        return class_target(op, chosen.head, request.score, index)
+
+    if class_index is not None:
+        return [target(class_index)]
+    if request.top is not None:
+        scores = target(op.constant(np.array([-1]))).classes
+        _, best = op.TopK(scores, [request.top], axis=1, outputs=2)
+        return [target(op.Gather(best, np.array(i), axis=1)) for i in range(request.top)]
+    return [target(op.constant(np.array([c]))) for c in request.classes or (-1,)]
+
+
+def _rename(nodes: Sequence[NodeProto], value: str, name: str) -> bool:
+    """Call what one of the nodes makes `name`; False where none of them makes it."""
+    if not any(value in n.output for n in nodes):
+        return False
+    for node in nodes:
+        for names in (node.input, node.output):
+            for i, known in enumerate(names):
+                if known == value:
+                    names[i] = name
+    return True
+
+
+def _batch_symbol(model: ModelProto, image: str) -> str:
+    (declared,) = (i for i in model.graph.input if i.name == image)
+    dims = declared.type.tensor_type.shape.dim
+    return (dims[0].dim_param if dims else "") or "N"
+
+
+def _settle_inputs(
+    model: ModelProto, chosen: Plan, request: _Request, names: _Names, bound: Size, dynamic: bool
+) -> None:
+    """Open sizes fixed, the picture in place of the tensor, the default of an optional class."""
+    image = chosen.image
+    (declared,) = (i for i in model.graph.input if i.name == image.name)
+    batch = image.batch or _batch_symbol(model, image.name)
+    if request.preprocess is not None:
+        declared.CopyFrom(tensor_info(names.picture, TensorProto.UINT8, [batch, *bound, 3]))
+    elif not dynamic:
+        first = 2 if image.layout == "nchw" else 1
+        for dim, size in zip(declared.type.tensor_type.shape.dim[first : first + 2], bound, strict=True):
+            dim.dim_value = size
+    for value in model.graph.input:
+        if value.name == names.class_index and image.batch == 1:
+            value.CopyFrom(tensor_info(value.name, TensorProto.INT64, [1]))
+    if names.class_index and request.class_input == "optional":
+        model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), names.class_index))
+
+
+def _prune(model: ModelProto, front: Sequence[NodeProto], chosen: Plan) -> None:
+    """Put the nodes that make the model's input in front, and leave out added ones that no output needs."""
+    own = {o for n in chosen.graph.nodes for o in n.outputs}
+    live = {o.name for o in model.graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed([*front, *model.graph.node]):
+        if own & set(node.output) or live & set(node.output) or any(node is f for f in front):
+            kept.append(node)
+            live.update(node.input)
+    nodes = [_copied(n) for n in reversed(kept)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    added = [t for t in model.graph.initializer if t.name not in chosen.graph.initializers]
+    for tensor in added:
+        if tensor.name not in live:
+            model.graph.initializer.remove(tensor)
+
+
+def _copied(node: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def _describe(
+    model: ModelProto,
+    file: ModelFile,
+    chosen: Plan,
+    request: _Request,
+    bound: Size,
+    names: _Names,
+    notes: Sequence[str],
+) -> None:
+    """What was done, in the file's metadata: the same input gives the same bytes."""
+    record = {
+        "source": {"name": file.name, "sha256": file.sha256},
+        "method": chosen.method.name,
+        "method_options": dict(chosen.options),
+        "layers": [{"name": one.name, "grid": list(one.grid)} for one in chosen.layers],
+        "score": request.score,
+        "fuse": request.fuse,
+        "normalize": request.normalize,
+        "output": chosen.head.output,
+        "logits": chosen.head.logits,
+        "classes": list(request.classes) if request.classes is not None else None,
+        "top": request.top,
+        "class_input": request.class_input,
+        "map_size": list(request.map_size) if request.map_size else None,
+        "input_size": list(bound),
+        "preprocess": request.preprocess.to_json() if request.preprocess else None,
+        "overlay": {"colormap": request.overlay[0], "opacity": request.overlay[1]} if request.overlay else None,
+        "names": asdict(names),
+        "notes": list(notes),
+        "versions": {"onnxcam": metadata.version("onnxcam"), "onnx": onnx.__version__},
+    }
+    model.metadata_props.add(key=METADATA_KEY, value=json.dumps(record, sort_keys=True))
+
+
+def _checked(model: ModelProto) -> None:
+    """The whole of `onnx.checker` and strict shape inference, on the graph without its weights' data.
+
+    Raises: VerificationError.
+    """
+    open_ = ModelProto()
+    open_.CopyFrom(model)
+    del open_.graph.initializer[:]
+    large = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    held = {t.name for t in large}
+    open_.graph.initializer.extend(t for t in model.graph.initializer if t.name not in held)
+    open_.graph.input.extend(tensor_info(t.name, t.data_type, list(t.dims)) for t in large)
+    try:
+        onnx.checker.check_model(open_, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise VerificationError(
+            f"the exported graph is not valid: {str(error).strip().splitlines()[0]}",
+            "please report this with the model; nothing was written",
+        ) from error
+
+
+def _copy_weights(file: ModelFile, folder: Path) -> None:
+    """External weights beside an output in another folder than the model's. Raises: OutputError."""
+    if file.folder is None or file.folder == folder.resolve():
+        return
+    locations = {e.value for t in file.model.graph.initializer for e in t.external_data if e.key == "location"}
+    for location in sorted(locations):
+        source, copy = file.folder / location, folder / location
+        try:
+            if copy.exists() and not filecmp.cmp(source, copy, shallow=False):
+                raise OutputError(f"{copy} exists and is another file", "choose an empty folder, or the model's own")
+            if not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                temporary = copy.with_name(f".{copy.name}.part")
+                shutil.copyfile(source, temporary)
+                temporary.replace(copy)
+        except OSError as error:
+            raise OutputError(
+                f"{copy} cannot be written: {error.strerror}", "free space, or export beside the model"
+            ) from error
+
+
+def _sessions(
+    file: ModelFile, complete: ModelProto, threads: int | None, custom_ops_library: str | os.PathLike[str] | None
+) -> tuple[Session, Session]:
+    """The original and the new model, in sessions that leave each other the cores between runs."""
+
+    def session(model: ModelProto) -> Session:
+        options = onnxruntime().SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        library = Path(custom_ops_library) if custom_ops_library is not None else None
+        return Session(model, options=options, threads=threads, custom_ops_library=library, folder=file.folder)
+
+    return session(file.model), session(complete)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The original, the new file and the Python path, on the same samples."""
+
+    plain: Session
+    mine: Session
+    python: Explainer
+    chosen: Plan
+    request: _Request
+    names: _Names
+
+    def samples(self, bound: Size, picture: PictureLike | None) -> tuple[Array, Array]:
+        """(what the new file takes, what the model takes): the picture, or noise; two where the batch is open."""
+        image, baked = self.chosen.image, self.request.preprocess
+        if picture is not None and baked is None:
+            x = self.python.preprocess(load_picture(picture))[0]
+            x = np.concatenate([x] * (image.batch or 1))
+            return x, x
+        if baked is None:
+            x = noise(replace(image, batch=image.batch or 2), bound)
+            try:
+                self.plain.run({image.name: x})
+            except ModelError:  # a batch that is built in, whatever the declared input says
+                x = x[:1]
+            return x, x
+        if picture is None:
+            pixels = np.random.default_rng(0).integers(0, 256, (image.batch or 2, *bound, 3)).astype(np.uint8)
+        else:
+            resized = Image.fromarray(load_picture(picture).rgb).resize(bound[::-1])
+            pixels = np.stack([np.asarray(resized)] * (image.batch or 1))
+        whole = replace(baked, fit="squash")
+        return pixels, np.concatenate([whole(load_picture(p))[0] for p in pixels])
+
+    def run(self, given: Array, x: Array) -> Check:
+        """Raises: VerificationError where predictions or maps differ."""
+        expected = self.plain.run({self.chosen.image.name: x})
+        predictions = heatmap = 0.0
+        for asked in self._asked(x):
+            got = self.mine.run(self.feeds(given, asked))
+            predictions = max(predictions, *(self._prediction(o, v, got[o]) for o, v in expected.items()))
+            heatmap = max(heatmap, self._heatmap(got, x, asked))
+        return Check(len(x), predictions, heatmap)
+
+    def feeds(self, given: Array, asked: Sequence[int]) -> dict[str, Array]:
+        """What the new file is fed; a default is left to itself."""
+        feeds = {self.names.picture: given}
+        if self.names.class_index and not (self.request.class_input == "optional" and set(asked) == {-1}):
+            feeds[self.names.class_index] = np.array(asked)
+        return feeds
+
+    def ratio(self, given: Array, x: Array, seconds: float = 1.5) -> float:
+        """Time of the new file over the plain model's, median of interleaved pairs."""
+        one = slice(self.chosen.image.batch or 1)
+        feeds, plain = self.feeds(given[one], [-1]), {self.chosen.image.name: x[one]}
+        outputs = self.mine.outputs, self.plain.outputs
+        ratios: list[float] = []
+        start = time.perf_counter()
+        while len(ratios) < 6 or (len(ratios) < 200 and time.perf_counter() - start < seconds):
+            first = time.perf_counter()
+            self.plain.run(plain, outputs[1])
+            second = time.perf_counter()
+            self.mine.run(feeds, outputs[0])
+            ratios.append((time.perf_counter() - second) / (second - first))
+        return statistics.median(ratios[1:])
+
+    def _asked(self, x: Array) -> list[list[int]]:
+        """The predicted classes; where they are an input, also others, one for all samples and one for each."""
+        if self.names.class_index is None:
+            return [[-1]]
+        following = (self.python.explain_tensor(x[:1])[0].class_index + 1) % self.python.classes
+        each = [[-1] * (len(x) - 1) + [following]] if len(x) > 1 else []
+        length = self.chosen.image.batch or 1
+        return [[-1] * length, [following] * length, *each]
+
+    def _prediction(self, output: str, expected: Array, got: Array) -> float:
+        """Raises: VerificationError where an output differs by more than rounding, or its highest score moves."""
+        baked = self.request.preprocess is not None
+        if expected.dtype == got.dtype and expected.shape == got.shape:
+            if expected.dtype.kind != "f":
+                differ = np.abs(expected.astype(np.float64) - got)
+                gap = 0.0 if (differ.max(initial=0) <= (1 if baked else 0)) else float("inf")
+            else:
+                a, b = expected.astype(np.float64), got.astype(np.float64)
+                scale = float(np.abs(a).max(initial=0, where=np.isfinite(a))) or 1.0
+                gap = float(np.abs(a - b).max(initial=0, where=np.isfinite(a))) / scale
+                gap = gap if np.array_equal(np.isfinite(a), np.isfinite(b)) else float("inf")
+            rounding = float(np.finfo(expected.dtype).eps) if expected.dtype.kind == "f" else 0.0
+            allowed = BAKED_TOLERANCE if baked else max(PREDICTION_TOLERANCE, 4 * rounding)
+            if gap <= allowed and (output != self.chosen.head.output or baked or _same_top(expected, got)):
+                return gap
+        raise VerificationError(
+            f"output `{output}` of the exported file differs from the model's", "please report this with the model"
+        )
+
+    def _heatmap(self, got: Mapping[str, Array], x: Array, asked: Sequence[int]) -> float:
+        """Raises: VerificationError where the map is not the Python path's."""
+        request, count = self.request, len(x)
+        columns = [list(asked) * count if len(asked) == 1 else list(asked)]
+        if request.top is not None and self.names.heatmap_class:
+            columns = got[self.names.heatmap_class].T.tolist()
+        elif self.names.class_index is None:
+            columns = [[c] * count for c in request.classes or (-1,)]
+        maps = [self._maps(x, column) for column in columns]
+        expected = np.stack(maps, axis=1) if request.many else maps[0]
+        heatmap = got[self.names.heatmap]
+        if heatmap.shape == expected.shape and np.isfinite(heatmap).all():
+            gap = float(np.abs(heatmap - expected).max()) / (float(expected.max()) or 1.0)
+            if gap <= (BAKED_TOLERANCE if request.preprocess is not None else MAP_TOLERANCE):
+                return gap
+            found = f"by {gap:.1e}"
+        else:
+            found = f"in shape, {heatmap.shape} for {expected.shape}, or holds what is not a number"
+        raise VerificationError(
+            f"the heat map of the exported file differs from `Explainer`'s {found}",
+            "verify on a picture (`--picture`) in place of noise; if it stays, report this with the model",
+        )
+
+    def _maps(self, x: Array, classes: Sequence[int]) -> Array:
+        explanations = self.python.explain_tensor(x, classes)
+        if self.request.map_size is None:
+            return np.stack([e.values for e in explanations])
+        raws = [np.stack(of_layer) for of_layer in zip(*(e.raws for e in explanations), strict=True)]
+        views = [View.identity(self.request.map_size)] * len(x)
+        return np.stack(saliency_maps(raws, views, self.request.normalize, self.request.fuse))
+
+
+def _same_top(expected: Array, got: Array) -> bool:
+    rows, mine = expected.reshape(len(expected), -1), got.reshape(len(got), -1)
+    return bool((np.take_along_axis(rows, mine.argmax(1)[:, None], 1)[:, 0] == rows.max(1)).all())
