@@ -516,10 +516,11 @@ class _Runner:
         sample = Sample(
             x=x,
             saliency=explanation.values,
+            raw=explanation.raw,
             score=lambda samples: self.probabilities(samples, case.class_index),
             explain=lambda other: self.explain(explainer, other, case.class_index).values,
-            explain_class=lambda index: self.explain(explainer, x, index).values,
-            randomised=lambda: self._randomised_maps(explainer.method, x, case.class_index),
+            raw_of_class=lambda index: self.explain(explainer, x, index).raw,
+            randomised_raws=lambda: self._randomised_raws(explainer.method, x, case.class_index),
             class_index=case.class_index,
             classes=explainer.classes,
             placed=lambda: self._placed(explanation, view),
@@ -534,8 +535,8 @@ class _Runner:
             sample.deletion if "deletion" in names else None,
         )
 
-    def _randomised_maps(self, method: str, x: Floats, index: int) -> Iterator[Floats]:
-        return (self.explain(explainer, x, index).values for explainer in self.randomised(method))
+    def _randomised_raws(self, method: str, x: Floats, index: int) -> Iterator[Floats]:
+        return (self.explain(explainer, x, index).raw for explainer in self.randomised(method))
 
     def _placed(self, explanation: Explanation, view: View) -> Floats:
         raws = [raw[np.newaxis] for raw in explanation.raws]

@@ -1,4 +1,7 @@
-"""Randomisation: a map that stays when the model forgets, or when another class is asked for, explains neither."""
+"""Randomisation: a map that stays when the model forgets, or when another class is asked for, explains neither.
+
+`evaluate` compares signed raw maps: ReLU leaves nothing to compare where a randomised model speaks against the class.
+"""
 
 from collections.abc import Iterator
 from itertools import chain

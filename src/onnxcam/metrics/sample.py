@@ -33,17 +33,19 @@ class Sample:
     """What a metric sees of one explained picture; what several metrics share is computed once.
 
     x: (C, H, W) model-ready, in real values where the model takes integers. saliency: (H, W) in [0, 1] at that size.
-    score: probabilities (n,) of the explained class for samples (n, C, H, W). explain, explain_class, randomised: the
-    map of other samples, of another class, of the model's randomised stages. placed: the map in picture
-    coordinates (H0, W0). mask: where the object is in them; None where that is not known.
+    raw: (h, w) signed, as the method gave it. score: probabilities (n,) of the class for samples (n, C, H, W).
+    explain: the map (H, W) of another sample. raw_of_class, randomised_raws: the raw map of another class, and of each
+    stage of the randomised model. placed: the map in picture coordinates (H0, W0). mask: where the object is in them;
+    None where that is not known.
     """
 
     x: Floats
     saliency: Floats
+    raw: Floats
     score: Score
     explain: Callable[[Floats], Floats]
-    explain_class: Callable[[int], Floats]
-    randomised: Callable[[], Iterator[Floats]]
+    raw_of_class: Callable[[int], Floats]
+    randomised_raws: Callable[[], Iterator[Floats]]
     class_index: int
     classes: int
     placed: Callable[[], Floats]
@@ -99,8 +101,8 @@ class Sample:
 
     @cached_property
     def cascade(self) -> list[float]:
-        """Rank correlation with the map of each randomised stage."""
-        return [randomisation.rank_correlation(self.saliency, other) for other in self.randomised()]
+        """Rank correlation of the raw map with that of each randomised stage."""
+        return [randomisation.rank_correlation(self.raw, other) for other in self.randomised_raws()]
 
     @cached_property
     def other_class(self) -> int | None:

@@ -125,7 +125,7 @@ def _(s: Sample) -> float:
 )
 def _(s: Sample) -> float:
     other = s.other_class
-    return math.nan if other is None else randomisation.rank_correlation(s.saliency, s.explain_class(other))
+    return math.nan if other is None else randomisation.rank_correlation(s.raw, s.raw_of_class(other))
 
 
 @metric(
