@@ -135,12 +135,23 @@ def test_rise_on_a_picture_that_is_not_square_is_the_score_weighted_sum_of_its_m
         y, left = rng.integers(0, 2), rng.integers(0, 3)
         mask = mask[y : y + 6, left : left + 10]
         expected += mask * ((v[0] * x[0] * mask).sum() + 0.25)
-    np.testing.assert_allclose(got.raw, expected / (9 * 0.3), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got.raw, (expected - expected.min()) / (9 * 0.3), rtol=1e-4, atol=1e-4)
 
 
-def test_rise_that_hides_nothing_gives_every_pixel_the_score() -> None:
+def test_rise_that_hides_nothing_tells_no_pixel_from_another() -> None:
     (got,) = maps(network(2), pictures(2), 1, method="rise", method_options={"masks": 3, "p": 1.0})
-    np.testing.assert_allclose(got.raw, np.full((12, 12), got.score), rtol=1e-5)
+    np.testing.assert_allclose(got.raw, np.zeros((12, 12)), atol=1e-5 * abs(got.score))
+
+
+def test_the_map_of_rise_of_a_negative_logit_is_not_empty() -> None:
+    model, _ = linear(8, 8)
+    for tensor in model.graph.initializer:
+        if tensor.name == "b":
+            tensor.CopyFrom(numpy_helper.from_array(np.float32([-1000, -1000]), "b"))
+    x = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    (got,) = maps(model, x, 0, method="rise", method_options={"masks": 50})
+    assert got.score < 0
+    assert not got.is_empty
 
 
 def test_rise_finds_what_a_linear_model_looks_at() -> None:

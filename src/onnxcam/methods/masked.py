@@ -133,13 +133,15 @@ def rise(loop: Loop) -> list[Floats]:
 
     The paper's form, divided by the number of masks times p, with bilinear masks, for pictures of any shape;
     openvino_xai enlarges by cubic interpolation and does not divide. The paper's score is the probability
-    (`score="probability"`). Seeded by the explainer's `seed`.
+    (`score="probability"`); a logit has no zero of its own, so the least pixel is shifted to 0, where a ReLU would
+    leave nothing of the map of a negative logit. Seeded by the explainer's `seed`.
     """
     count, p = loop.options["masks"], loop.options["p"]
     maps = np.zeros((len(loop.x), *loop.size))
     for sample in range(len(loop.x)):
         for masks, scores in loop.masked(sample, _random_masks(loop, count, p), count):
             maps[sample] += np.tensordot(scores.astype(np.float64), masks, 1)
+    maps -= maps.min(axis=(1, 2), keepdims=True)
     return [(maps / (count * p)).astype(np.float32)]
 
 
