@@ -95,8 +95,16 @@ def impute(x: Array, removed: Mask, *, tolerance: float = 1e-7) -> Doubles:
     if removed.all():
         raise UsageError("every pixel is removed: there is nothing to impute from", "keep one pixel at least")
     values = x.astype(np.float64)
-    if not removed.any():
-        return values
+    if removed.any():
+        window = tuple(
+            slice(max(int(found[0]) - 1, 0), int(found[-1]) + 2)
+            for found in (np.flatnonzero(removed.any(axis=1)), np.flatnonzero(removed.any(axis=0)))
+        )
+        values[:, *window] = _solved(values[:, *window], removed[window], tolerance)
+    return values
+
+
+def _solved(values: Doubles, removed: Mask, tolerance: float) -> Doubles:
     grid = _Grid(removed.astype(np.float64))
     known = values * (1 - grid.hole)
     solution = np.zeros_like(known)
@@ -145,9 +153,15 @@ class _Grid:
 
 def _neighbours(v: Doubles) -> Doubles:
     """sum_n w_n v_n over the eight neighbours inside the picture: ([1 2 1] x [1 2 1] - 4 at the centre) / 12."""
-    p = np.pad(v, [(0, 0)] * (v.ndim - 2) + [(1, 1), (1, 1)])
-    rows = p[..., :-2, :] + 2 * p[..., 1:-1, :] + p[..., 2:, :]
-    return np.asarray((rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:] - 4 * v) / 12)
+    rows = 2 * v
+    rows[..., 1:, :] += v[..., :-1, :]
+    rows[..., :-1, :] += v[..., 1:, :]
+    both = 2 * rows
+    both[..., 1:] += rows[..., :-1]
+    both[..., :-1] += rows[..., 1:]
+    both -= 4 * v
+    both /= 12
+    return both
 
 
 def _pooled(v: Doubles) -> Doubles:
