@@ -142,7 +142,10 @@ def _measure_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _picture_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("preprocessing (default: the model's metadata, else ImageNet's)")
+    group = parser.add_argument_group("preprocessing (default: the model's metadata, files beside it, ImageNet's)")
+    group.add_argument(
+        "--preprocess", metavar="FILE|NAME", help="preprocessor_config.json, timm JSON, your own, torchvision:MODEL"
+    )
     group.add_argument("--size", metavar="HxW", type=_size, help="where the model leaves it open")
     group.add_argument("--fit", choices=("crop", "squash", "letterbox"))
     group.add_argument("--crop-pct", metavar="P", type=float, help="share of the short edge that a crop keeps")
@@ -151,7 +154,7 @@ def _picture_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scale", metavar="F", type=float, help="factor on pixel values 0..255")
     group.add_argument("--channels", choices=("rgb", "bgr", "gray"))
     group.add_argument("--input-layout", choices=("nchw", "nhwc"), help="where the shape does not tell")
-    group.add_argument("--labels", metavar="FILE", help="class names, one per line")
+    group.add_argument("--labels", metavar="FILE", help="class names, one per line, or JSON")
 
 
 def _drawing_options(parser: argparse.ArgumentParser) -> None:
@@ -197,11 +200,12 @@ def _names(text: str) -> list[str]:
 def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What every command that runs a model on pictures asks for."""
     fields = ("fit", "crop_pct", "mean", "std", "scale", "channels")
+    preset = {"preset": arguments.preprocess} if arguments.preprocess is not None else {}
     return {
         "layer": arguments.layer,
         "layer_layout": arguments.layer_layout,
         "output": arguments.class_output,
-        "preprocess": {f: v for f in fields if (v := getattr(arguments, f)) is not None},
+        "preprocess": preset | {f: v for f in fields if (v := getattr(arguments, f)) is not None},
         "labels": arguments.labels,
         "size": arguments.size,
         "input_layout": arguments.input_layout,

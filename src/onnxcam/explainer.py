@@ -51,9 +51,9 @@ class Explainer:
     the model many times.
 
     preprocess: a Preprocess, a file or a name (see `presets.preset`), or a mapping of the fields that differ from what
-    else is stated, in which `preset` may name that file. Stated otherwise, in this order: by the model's metadata (ours,
-    Ultralytics'), by the files beside the model, by ImageNet's defaults. labels: class names, or the path of a text
-    file with one per line or of a JSON file. size: (H, W) where the model leaves it open.
+    is stated elsewhere: in the file or name under its key `preset`, in the model's metadata (ours or Ultralytics'), in
+    files beside the model, in ImageNet's defaults, the first of these. labels: class names, or a text file with one
+    per line, or a JSON file. size: (H, W) where the model leaves it open.
 
     providers, provider_options, session_options, custom_ops_library, threads: as ONNX Runtime takes them; a provider
     that is not there is an error, never a silent fallback.
@@ -619,8 +619,8 @@ def _labels(
     """
     if given is None and LABELS_KEY in properties:
         names, where = tuple(str(n) for n in json.loads(properties[LABELS_KEY])), "the model's metadata"
-    elif given is None and ultralytics(properties, None) is not None:
-        return fitting(ultralytics_labels(properties), "Ultralytics metadata in the model", classes)
+    elif given is None and (exported := ultralytics_labels(properties)) is not None:
+        return fitting(exported, "Ultralytics metadata in the model", classes)
     elif given is None and stated is not None and stated.labels is not None:
         return fitting(stated.labels, stated.labels_source, classes)
     elif given is None:
