@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from onnxcam.autodiff.engine import blockers, live_path
+from onnxcam.autodiff.quantized import TWINS
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.cut import HeadModel, head_after
@@ -17,7 +18,6 @@ from onnxcam.graph.index import Dim, Graph
 from onnxcam.graph.layers import Layer, Layers
 from onnxcam.graph.layout import Layout
 from onnxcam.graph.load import Run, load
-from onnxcam.graph.quantization import is_quantised
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods import METHODS, Method, MethodContext, find_method, possible_methods
@@ -264,8 +264,12 @@ def explained_model(graph: Graph, image: ImageInput, *, score: str = "logit", **
     )
 
 
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+
+
 def _crosses_quantisation(graph: Graph, head: Head, layer: Layer) -> bool:
-    return any(is_quantised(node) for node in live_path(graph, head.logits, [layer.name])[1])
+    _, path = live_path(graph, head.logits, [layer.name])
+    return any(node.kind in TWINS or node.op_type in _QUANTISERS for node in path)
 
 
 def _refuse_layers(row: Method, names: Sequence[str], image: str) -> None:

@@ -13,13 +13,14 @@ import numpy as np
 from onnx import ValueInfoProto
 
 from onnxcam.autodiff import differentiate
+from onnxcam.autodiff.engine import INTEGERS
+from onnxcam.autodiff.quantized import quantization
 from onnxcam.autodiff.registry import Rule
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder
 from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph
 from onnxcam.graph.layers import Layer
-from onnxcam.graph.quantization import INTEGERS, real_value
 from onnxcam.methods.loop import LoopFunction
 from onnxcam.targets import Target
 
@@ -70,9 +71,18 @@ class MethodContext:
         Pixels of an integer picture input are taken as they are.
         """
         name = self.layer.name
-        if name == self.picture.name and self.graph.dtype(name) in INTEGERS:
+        if self.graph.dtype(name) not in INTEGERS:
+            return self.channels_first(self.op.as_float(name))
+        if name == self.picture.name:
             return self.channels_first(self.op.Cast(name, to=self.op.dtype))
-        return self.channels_first(real_value(self.op, name))
+        found = quantization(self.graph, name)
+        if found is None:
+            raise UnsupportedError(
+                f"layer `{name}` holds integers whose scale the graph does not tell",
+                "choose a float layer; `onnxcam layers MODEL` lists them",
+            )
+        real = self.op.DequantizeLinear(name, found.scale, found.zero_point, axis=found.axis)
+        return self.channels_first(self.op.Cast(real, to=self.op.dtype))
 
     @property
     def gradients(self) -> str:
