@@ -91,6 +91,15 @@ def test_ratio_ablates_the_most_and_the_least_object_like_channels_and_leaves_th
     assert set(np.flatnonzero(kept)) <= chosen
 
 
+@pytest.mark.parametrize(("ratio", "runs"), [(0.0, 2), (0.1, 2), (0.3, 4), (0.9, 8), (1.0, 8)])
+def test_any_ratio_ablates_at_least_one_channel_of_each_end_and_none_twice(ratio: float, runs: int) -> None:
+    counted: list[tuple[int, int]] = []
+    explainer = Explainer(network(6), method="ablationcam", method_options={"ratio": ratio}, threads=1,
+                          progress=lambda done, total: counted.append((done, total)))  # fmt: skip
+    explainer.explain_tensor(pictures(6), 2)
+    assert counted == [(runs, runs)]
+
+
 def projected(a: np.ndarray) -> np.ndarray:
     """pytorch-grad-cam's object mask: |first principal component| above 1 % of its range, by full SVD."""
     cells = a.reshape(len(a), -1).T

@@ -1,6 +1,9 @@
 """Methods: how activations A and gradients G become the weights alpha of a saliency map."""
 
-from onnxcam.methods import ablation, attribution, baseline, fullgrad, gradient, masked
+# The order of the table.
+# isort: off
+from onnxcam.methods import gradient, ablation, masked, attribution, fullgrad, baseline
+# isort: on
 from onnxcam.methods.loop import Loop
 from onnxcam.methods.registry import (
     METHODS,

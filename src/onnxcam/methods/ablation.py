@@ -97,7 +97,7 @@ def _channels(a: Floats, ratio: float) -> npt.NDArray[np.int64]:
     share -= share.min(axis=1, keepdims=True)
     total = share.sum(axis=1)
     order = np.argsort(np.divide((share * inside).sum(axis=1), total, out=np.zeros(k), where=total > 0), kind="stable")
-    count = int(k * ratio)
+    count = max(1, int(k * ratio))
     return np.unique(np.concatenate([order[:count], order[k - count :]]))
 
 
