@@ -61,6 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     _runtime_options(explain)
     explain.set_defaults(run=_explain)
 
+    export = commands.add_parser("export", help="write one file that predicts and explains")
+    export.add_argument("model", metavar="MODEL", help="an .onnx file")
+    export.add_argument("-o", "--output", metavar="PATH", type=Path, help="default ./MODEL.cam.onnx")
+    _method_options(export)
+    _export_options(export)
+    _picture_options(export)
+    _drawing_options(export)
+    _runtime_options(export)
+    export.set_defaults(run=_export)
+
     layers = commands.add_parser("layers", help="list the layers that can be explained, deepest first")
     check = commands.add_parser("check", help="say whether a model can be explained, and where")
     for command, run in ((layers, _layers), (check, _check)):
@@ -139,6 +149,30 @@ def _measure_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", metavar="N", type=int, default=0, help="of everything random (default %(default)s)")
     group.add_argument("--csv", metavar="FILE", type=Path, help="write a line per map")
     group.add_argument("--plot", metavar="FILE", type=Path, help="draw the insertion and deletion curves (.png)")
+
+
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what the file takes and returns")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--target", metavar="CLASS", action="append", help="fixed class, label or index; give several for (N, C, H, W)"
+    )
+    which.add_argument("--top", metavar="K", type=int, help="the K highest classes, (N, K, H, W)")
+    which.add_argument("--all-classes", action="store_true", help="every class, (N, C, H, W)")
+    group.add_argument(
+        "--class-input",
+        choices=("optional", "required", "none"),
+        help="class_index has a default (only ONNX Runtime's native APIs know them), has none, or is no input",
+    )
+    group.add_argument("--map-size", metavar="HxW", type=_size, help="of the heat map (default: the input's)")
+    group.add_argument("--with-class", action="store_true", help="output heatmap_class: the class explained")
+    group.add_argument("--with-raw", action="store_true", help="output heatmap_raw: the signed map of the layer")
+    group.add_argument(
+        "--picture-input", action="store_true", help="take uint8 pictures (N, H, W, 3) of the input's size"
+    )
+    group.add_argument("--overlay", action="store_true", help="the same, and return them with the map laid over")
+    group.add_argument("--no-verify", action="store_true", help="write without comparing it with the model")
+    group.add_argument("--picture", metavar="IMAGE", help="what to compare on (default: seeded noise)")
 
 
 def _picture_options(parser: argparse.ArgumentParser) -> None:
@@ -255,6 +289,65 @@ def _explain(arguments: argparse.Namespace) -> int:
     explanation = explainer(picture, arguments.target)
     explanation.save(target, **drawing)
     _report(explainer, [(explanation, target)], arguments.json)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from onnxcam import _console as console
+    from onnxcam.exported import export
+
+    useless = {
+        "--eigen-smooth": arguments.eigen_smooth,
+        "--aug-smooth": arguments.aug_smooth,
+        "--provider": arguments.provider,
+    }
+    if any(useless.values()):
+        name = next(n for n, given in useless.items() if given)
+        raise UsageError(f"{name} is nothing that a file can do", "leave it out")
+    target = arguments.output or Path(f"{Path(arguments.model).stem}.cam.onnx")
+    single = arguments.target is not None and len(arguments.target) == 1
+    options = _model_options(arguments)
+    del options["providers"]
+    done = export(
+        arguments.model,
+        target,
+        method=arguments.method,
+        method_options=_options(arguments.option),
+        score=arguments.score,
+        normalize=arguments.normalize,
+        fuse=arguments.fuse,
+        target=arguments.target[0] if single else arguments.target,
+        top=arguments.top,
+        all_classes=arguments.all_classes,
+        class_input=arguments.class_input,
+        map_size=arguments.map_size,
+        with_class=arguments.with_class,
+        with_raw=arguments.with_raw,
+        picture_input=arguments.picture_input,
+        overlay=arguments.overlay,
+        colormap=arguments.colormap,
+        opacity=arguments.opacity,
+        verify=not arguments.no_verify,
+        picture=arguments.picture,
+        **options,
+    )
+    if arguments.json:
+        console.print_json(done.to_json())
+        return 0
+    for note in done.notes:
+        console.print_note(note)
+    share = done.added_bytes / (done.bytes - done.added_bytes)
+    console.print_line(f"{done.path}: {done.method} at {' + '.join(done.layers)}")
+    console.print_line(f"in       {', '.join(done.inputs)}")
+    console.print_line(f"out      {', '.join(done.outputs)}")
+    console.print_line(f"size     {done.added_nodes:+} nodes, {done.added_bytes:+,} bytes ({share:+.1%})")
+    console.print_line(f"runs on  ONNX Runtime {done.onnxruntime} and newer (opset {done.opset})")
+    if done.check is None:
+        console.print_warning("not compared with the model (--no-verify)")
+        return 0
+    same = "identical to the model's" if done.check.identical else f"the model's within {done.check.predictions:.1e}"
+    console.print_line(f"checked  predictions {same}; heat map Python's within {done.check.heatmap:.1e}")
+    console.print_line(f"cost     {done.ratio:.2f} x the plain model's time")
     return 0
 
 

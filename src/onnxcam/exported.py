@@ -426,7 +426,9 @@ def _assembled(
     expose(names.heatmap, heatmap, TensorProto.FLOAT, [*of_classes, *(open_size if isinstance(size, str) else size)])
     outputs.sort(key=lambda o: [names.heatmap, names.heatmap_class, names.heatmap_raw, names.overlay].index(o.name))
     model = op.model(outputs)
-    model.graph.initializer.extend(t for n, t in op.initializers.items() if any(n in f.input for f in front))
+    held = {t.name for t in model.graph.initializer}
+    read = {i for node in front for i in node.input} - held
+    model.graph.initializer.extend(t for name, t in op.initializers.items() if name in read)
     _prune(model, front, chosen, source)
     if names.class_index and not any(names.class_index in n.input for n in model.graph.node):
         model.graph.input.pop()
@@ -671,10 +673,11 @@ class _Trial:
 
     def refuse(self, predictions: float) -> None:
         """Raises: VerificationError where predictions differ by more than rounding does."""
-        head = self.chosen.graph.dtype(self.chosen.head.output)
-        allowed = 4 * 2**-10 if head == TensorProto.FLOAT16 else PREDICTION_TOLERANCE
+        kind = self.chosen.graph.dtype(self.chosen.head.output)
+        rounding: dict[int, float] = {TensorProto.FLOAT: PREDICTION_TOLERANCE, TensorProto.FLOAT16: 4 * 2**-10}
+        allowed = rounding.get(kind, 0.0)
         if self.request.preprocess is not None:
-            allowed = BAKED_TOLERANCE if head in (TensorProto.FLOAT, TensorProto.FLOAT16) else 0.02
+            allowed = max(allowed, BAKED_TOLERANCE if kind == TensorProto.FLOAT else 1 / 64)
         if not predictions <= allowed:
             raise VerificationError(
                 f"predictions of the exported file differ from the model's by {predictions:.1e}",

@@ -105,26 +105,38 @@ def interpolation(cells: int, pixels: int) -> npt.NDArray[np.float32]:
 
 def model_input(op: Builder, picture: str, settings: Preprocess) -> str:
     """What the model takes, from pictures (N, H, W, 3) uint8 of its own size: `Preprocess` without the resize."""
-    pixels = op.Cast(picture, to=op.dtype)
-    if settings.channels == "gray":  # Pillow's "L": whole numbers below 2^24 are exact in float32
-        weighted = op.ReduceSum(op.Mul(pixels, [19595.0, 38470.0, 7471.0]), [3], keepdims=1)
-        pixels = op.Floor(op.Mul(op.Add(weighted, 32768.0), 2.0**-16))
+    planes = settings.layout == "nchw"
+    pixels = op.Transpose(picture, perm=[0, 3, 1, 2]) if planes else picture
+    values, axis = op.Cast(pixels, to=op.dtype), 1 if planes else 3
+    count = 1 if settings.channels == "gray" else 3
+    if count == 1:  # Pillow's "L": whole numbers below 2^24 are exact in float32
+        luminance = np.array([19595.0, 38470.0, 7471.0]).reshape((3, 1, 1) if planes else 3)
+        weighted = op.ReduceSum(op.Mul(values, op.floats(luminance)), [axis], keepdims=1)
+        values = op.Floor(op.Mul(op.Add(weighted, 32768.0), 2.0**-16))
     elif settings.channels == "bgr":
-        pixels = op.Gather(pixels, [2, 1, 0], axis=3)
-    std, mean = np.asarray(settings.std), np.asarray(settings.mean)
-    values = pixels
-    if (settings.scale / std != 1).any():
-        values = op.Mul(values, op.floats(settings.scale / std))
-    if mean.any():
-        values = op.Sub(values, op.floats(mean / std))
+        values = op.Gather(values, [2, 1, 0], axis=axis)
+    factor, shift = settings.scale / np.asarray(settings.std), np.asarray(settings.mean) / np.asarray(settings.std)
+    rowwise = not planes and factor.size * shift.size > 1  # whole rows at a time: an axis of 3 is slow to broadcast
+
+    def per_channel(numbers: npt.NDArray[np.float64]) -> str:
+        if numbers.size == 1:
+            return op.floats(numbers.reshape(()))
+        return op.floats(numbers.reshape(count, 1, 1) if planes else np.tile(numbers, settings.size[1]))
+
+    if rowwise:
+        values = op.Reshape(values, [0, 0, -1])
+    if (factor != 1).any():
+        values = op.Mul(values, per_channel(factor))
+    if shift.any():
+        values = op.Sub(values, per_channel(shift))
+    if rowwise:
+        values = op.Reshape(values, [0, *settings.size, count])
     kind = np.dtype(settings.dtype)
     if kind.kind != "f":
         step, zero = settings.quantization or (1.0, 0)
         low, high = np.iinfo(kind).min, np.iinfo(kind).max
         levels = op.Add(op.Round(op.Div(values, float(step)) if step != 1 else values), float(zero))
         values = op.Clip(levels, op.floats(low), op.floats(high))
-    if settings.layout == "nchw":
-        values = op.Transpose(values, perm=[0, 3, 1, 2])
     number = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "float64": TensorProto.DOUBLE,
               "uint8": TensorProto.UINT8, "int8": TensorProto.INT8, "uint16": TensorProto.UINT16,
               "int16": TensorProto.INT16, "int32": TensorProto.INT32}[settings.dtype]  # fmt: skip
