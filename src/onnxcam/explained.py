@@ -1,6 +1,6 @@
 """The explained model: the user's graph with the target, the gradient and alpha appended as ordinary nodes."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.cut import HeadModel, head_after
 from onnxcam.graph.head import Head, classifier_head
-from onnxcam.graph.index import Dim, Graph
+from onnxcam.graph.index import Dim, Graph, Node
 from onnxcam.graph.layers import Layer, Layers
 from onnxcam.graph.layout import Layout
 from onnxcam.graph.load import Run, load
@@ -70,8 +70,7 @@ class ExplainedModel:
     layers: tuple[LayerOutputs, ...]
     class_index: str
     class_head: Callable[[], HeadModel] | None
-    layer_rule: str | None
-    straight_through: bool
+    notes: tuple[str, ...]
     score: str
     index: str
     logits: str
@@ -259,17 +258,37 @@ def explained_model(graph: Graph, image: ImageInput, *, score: str = "logit", **
         options=chosen.options,
         class_index=class_index,
         class_head=per_class if chosen.has_class_head else None,
-        layer_rule=chosen.layer_rule,
-        straight_through=row.gradients and any(_crosses_quantisation(graph, head, layer) for layer in layers),
+        notes=tuple(_notes(chosen, score)),
     )
 
 
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
+# One gradient per channel, whatever the place.
+_CHANNEL_GRADIENTS = ("gradcam", "gradcam++", "xgradcam", "shapleycam")
 
-def _crosses_quantisation(graph: Graph, head: Head, layer: Layer) -> bool:
-    _, path = live_path(graph, head.logits, [layer.name])
-    return any(node.kind in TWINS or node.op_type in _QUANTISERS for node in path)
+
+def _notes(chosen: Plan, score: str) -> Iterator[str]:
+    """What was decided for the user, and what the user should know of this model."""
+    head, row = chosen.head, chosen.method
+    if chosen.layer_rule is not None:
+        yield f"layer `{chosen.layers[0].name}` chosen: {chosen.layer_rule}"
+    if head.activation and score == "logit":
+        yield f"the final {head.activation} is stepped over: the class logit is explained"
+    if not row.gradients:
+        return
+    _, path = live_path(chosen.graph, head.logits, [layer.name for layer in chosen.layers])
+    if any(node.kind in TWINS or node.op_type in _QUANTISERS for node in path):
+        yield "gradients pass the quantisers straight through, 0 where they saturate"
+    if row.name in _CHANNEL_GRADIENTS and any(_flattens_grid(chosen.graph, node) for node in path):
+        yield "the head flattens the grid, so that places count: `hirescam` keeps them, one weight per channel does not"
+
+
+def _flattens_grid(graph: Graph, node: Node) -> bool:
+    before, after = graph.shape(node.inputs[0]), graph.shape(node.outputs[0])
+    if node.op_type not in ("Flatten", "Reshape") or before is None or after is None:
+        return False
+    return len(before) == 4 and len(after) == 2 and before[2:] != (1, 1)
 
 
 def _refuse_layers(row: Method, names: Sequence[str], image: str) -> None:

@@ -113,12 +113,7 @@ class Explainer:
         notes = list(graph.notes)
         self.preprocess, self._preprocess_source = _preprocess(preprocess, image, bound, properties, stated)
         self.labels, labels_told = _labels(labels, properties, explained.head.classes, stated, file.folder)
-        if explained.layer_rule is not None:
-            notes.append(f"layer `{explained.layers[0].layer.name}` chosen: {explained.layer_rule}")
-        if explained.head.activation and score == "logit":
-            notes.append(f"the final {explained.head.activation} is stepped over: the class logit is explained")
-        if explained.straight_through:
-            notes.append("gradients pass the quantisers straight through, 0 where they saturate")
+        notes.extend(explained.notes)
         notes += [f"preprocessing: {self._preprocess_source}", *told, *labels_told]
         self._explained = explained
         self._score = score
