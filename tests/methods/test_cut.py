@@ -166,3 +166,38 @@ def test_a_head_that_differs_from_the_whole_model_is_an_error() -> None:
     values = A[np.newaxis].astype(np.float32)
     with pytest.raises(VerificationError, match=r"cut behind `a`, the model scores 4.5 instead of 4.6"):
         runner.verified(values, np.array([4.6], np.float32), lambda v: runner.scores(v, [], np.array([0])))
+
+
+LAYOUTS = {
+    "channels last": "l = Transpose<perm=[0,2,3,1]>(a) s = Add(l, none) g = ReduceMean<keepdims=0>(s, spatial)",
+    "tokens": (
+        "r = Reshape(a, rows) l = Transpose<perm=[0,2,1]>(r) s = Add(l, none) g = ReduceMean<keepdims=0>(s, middle)"
+    ),
+    "tokens behind a class token": (
+        "r = Reshape(a, rows) l = Transpose<perm=[0,2,1]>(r) m = ReduceMean<keepdims=1>(l, middle) q = Mul(m, nought) "
+        "t = Concat<axis=1>(q, l) s = Add(t, none) e = ReduceSum<keepdims=0>(s, middle) g = Div(e, cells)"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", LAYOUTS)
+@pytest.mark.parametrize("method", ["ablationcam", "reciprocam"])
+def test_a_layer_that_lies_otherwise_gives_the_map_of_its_twin_with_channels_first(method: str, how: str) -> None:
+    def model(body: str) -> ModelProto:
+        made = parser.parse_model(f"""
+            <ir_version: 8, opset_import: ["" : 18]>
+            lies (float[N,3,4,6] x) => (float[N,5] z)
+            <float none = {{0}}, float nought = {{0}}, float cells = {{24}}, int64[2] spatial = {{1, 2}},
+             int64[1] middle = {{1}}, int64[3] rows = {{0, 4, 24}}>
+            {{ c = Conv<pads=[1,1,1,1]>(x, w1) a = Relu(c) {body} h = Tanh(g) z = Gemm<transB=1>(h, v) }}""")
+        rng = np.random.default_rng(2)
+        for name, shape in {"w1": (4, 3, 3, 3), "v": (5, 4)}.items():
+            made.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+        return made
+
+    x = np.random.default_rng(1).normal(size=(2, 3, 4, 6)).astype(np.float32)
+    first = Explainer(model("p = GlobalAveragePool(a) g = Flatten(p)"), method=method, layer="a", threads=1)
+    other = Explainer(model(LAYOUTS[how]), method=method, layer="s", threads=1, batch_size=5)
+    for got, expected in zip(other.explain_tensor(x, [1, 3]), first.explain_tensor(x, [1, 3]), strict=True):
+        assert np.ptp(expected.raw) > 0.1
+        np.testing.assert_allclose(got.raw, expected.raw, rtol=0, atol=1e-5 * np.abs(expected.raw).max())
