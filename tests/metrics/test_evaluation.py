@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,8 +14,8 @@ from PIL import Image
 
 import onnxcam
 from onnxcam.cli import main
-from onnxcam.errors import OutputError, PictureError, UsageError
-from onnxcam.metrics import Settings, evaluation
+from onnxcam.errors import OutputError, PictureError, UnsupportedError, UsageError
+from onnxcam.metrics import METRICS, Settings, evaluation, metric, registry
 from onnxcam.metrics.evaluation import Objects, estimate, evaluate, read_boxes
 
 LABELS = ["red, scarlet", "green", "blue"]
@@ -164,7 +166,7 @@ def test_boxes_of_other_words_count_where_the_accepted_words_name_the_predicted_
     found = evaluate(colours(), [picture(RED)], methods=["gradcam"], metrics=["pointing_game"], boxes=boxes)
     (result,) = found.methods
     assert result.estimates["pointing_game"].measured == counts
-    assert ("could not be measured on 1 (gradcam) maps" in " ".join(found.warnings)) == (not counts)
+    assert ("pointing_game could not be measured on 1 maps of every method" in " ".join(found.warnings)) == (not counts)
 
 
 def test_all_boxes_of_a_label_are_one_object():
@@ -394,6 +396,14 @@ def test_without_curves_there_is_nothing_to_draw(folder):
         evaluate(colours(), folder, metrics=["complexity"]).plot()
 
 
+def test_a_method_that_the_model_cannot_carry_is_refused_before_anything_is_measured(folder, monkeypatch):
+    monkeypatch.setattr(evaluation._Runner, "measure", lambda *_: pytest.fail("measured"))
+    max_pooled = colours("b = Relu(x)  a = MaxPool<kernel_shape=[2, 2]>(b)")
+    max_pooled.graph.node[2].op_type = "GlobalMaxPool"
+    with pytest.raises(UnsupportedError, match="`cam`"):
+        evaluate(max_pooled, folder, methods=["sobel", "cam"])
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -452,3 +462,23 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(folder, model
         main(["evaluate", str(model), str(folder), "--csv", str(folder / "none" / "maps.csv")]) == OutputError.exit_code
     )
     assert main(["evaluate", str(model), str(folder), "--plot", str(folder / "curves.gif")]) == OutputError.exit_code
+
+
+# --- the table of metrics ---------------------------------------------------------------------------------------------
+
+
+def test_the_documentation_lists_every_metric_as_it_is():
+    text = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE))
+    assert rows == {m.name: m.better for m in METRICS.values()}
+
+
+def test_a_metric_of_ones_own_is_one_decorated_function(monkeypatch):
+    monkeypatch.setattr(registry, "METRICS", dict(METRICS))
+
+    @metric("peak_x", better="lower", bounds=(0, math.inf), cost="none", paper="an example")
+    def peak_x(sample):
+        return float(sample.saliency.argmax() % sample.saliency.shape[1])
+
+    (row,) = evaluate(colours(), [picture(RED, (6, 0, 8, 2))], methods=["gradcam"], metrics=["peak_x"]).rows
+    assert row.values == {"peak_x": 3}

@@ -120,9 +120,11 @@ class Evaluation:
                     lines.append(f"{result.method}: {count} of {result.maps} maps are {kind} and in no mean")
         for metric in self.metrics:
             missing = {r.method: e.missing for r in self.methods if (e := r.estimates[metric.name]).missing}
-            if missing:
-                counts = ", ".join(f"{n} ({method})" for method, n in missing.items())
-                lines.append(f"{metric.name} could not be measured on {counts} maps")
+            if len(missing) == len(self.methods) and len(counts := set(missing.values())) == 1:
+                lines.append(f"{metric.name} could not be measured on {counts.pop()} maps of every method")
+            elif missing:
+                listed = ", ".join(f"{n} ({method})" for method, n in missing.items())
+                lines.append(f"{metric.name} could not be measured on some maps: {listed}")
         return tuple(lines)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -276,6 +278,8 @@ def evaluate(
             "the boxes are of none of the pictures", f"their names are file names, such as `{named[0][0]}`"
         )
     runner = _Runner(model, options, settings)
+    # What the model cannot carry is refused before anything is measured; only one method is held in memory.
+    notes = dict.fromkeys(note for method in wanted for note in runner.explainer(method).notes)
     cases, unreadable = _cases(runner, named, known, masks or {}, target)
     if not cases:
         raise PictureError(f"none of the {len(named)} pictures can be read: {unreadable[0]}", "check the files")
@@ -299,7 +303,7 @@ def evaluate(
         methods=tuple(results),
         rows=tuple(found),
         unreadable=tuple(unreadable),
-        notes=tuple(dict.fromkeys(n for e in runner.explainers.values() for n in e.notes)),
+        notes=tuple(notes),
         settings={
             **{name: getattr(settings, name) for name in Settings.__dataclass_fields__},
             "percentiles": list(settings.percentiles),
@@ -445,15 +449,13 @@ class _Runner:
         self.model = model
         self.options = options
         self.settings = settings
-        self.explainers: dict[str, Explainer] = {}
         of_the_score = {k: v for k, v in options.items() if k not in _OF_THE_MAP}
         # Sobel needs no layer, and its map is never asked for.
         self.scorer = Explainer(model, method="sobel", score="probability", **of_the_score)
         self._randomised: tuple[str, list[Explainer]] = ("", [])
 
     def explainer(self, method: str) -> Explainer:
-        self.explainers[method] = Explainer(self.model, method=method, **self.options)
-        return self.explainers[method]
+        return Explainer(self.model, method=method, **self.options)
 
     def randomised(self, method: str) -> list[Explainer]:
         """The method on every stage of the randomised model; kept for the method at hand."""
