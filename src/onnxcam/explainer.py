@@ -22,7 +22,7 @@ from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods.head import HeadRunner
 from onnxcam.methods.loop import Loop, Progress
-from onnxcam.methods.projection import combined
+from onnxcam.methods.projection import cancelled, combined
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
 from onnxcam.presets import Preset, beside, fitting, labels_beside, preset, read_labels, ultralytics, ultralytics_labels
 from onnxcam.runtime import Session
@@ -368,10 +368,13 @@ class Explainer:
         """The raw map (N, h, w) of each layer; facts: per sample, filled with what the method records."""
         e = self._explained
         if e.method.loop is None:
-            return [
-                combined(results[o.activations], results[o.alpha], self._combine, self._threads, self._sign)
-                for o in e.layers
-            ]
+            pairs = [(results[o.activations], results[o.alpha]) for o in e.layers]
+            raws = [combined(*pair, self._combine, self._threads, self._sign) for pair in pairs]
+            if self._combine == "sum":
+                for pair, raw in zip(pairs, raws, strict=True):
+                    for i in np.flatnonzero(cancelled(*pair, raw)):
+                        facts[i]["cancelled"] = True
+            return raws
         loop = Loop(
             x=x,
             axes=(2, 3) if e.image.layout == "nchw" else (1, 2),

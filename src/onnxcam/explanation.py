@@ -79,6 +79,8 @@ class Explanation:
         """What makes the map unfit to be believed, in words; empty when nothing does."""
         if self.has_nan:
             return ("the map holds NaN: the model's activations or gradients overflowed on this picture",)
+        if self.provenance.get("found", {}).get("cancelled"):
+            return (f"the map is rounding noise: at `{self.layer}` the terms of `{self.method}` cancel; use `gradcam`",)
         if self.is_empty:
             return (f"the map is empty: no cell of `{self.layer}` speaks for this class",)
         return ()

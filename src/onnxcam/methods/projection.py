@@ -30,6 +30,18 @@ def combined(activations: Floats, alpha: Floats, combine: str, threads: int = 0,
     return maps.reshape(len(maps), *activations.shape[2:]).astype(np.float32)
 
 
+def cancelled(activations: Floats, alpha: Floats, raw: Floats) -> npt.NDArray[np.bool_]:
+    """Per sample (N,), whether the terms of a sum over channels cancel to rounding noise, as before a LayerNorm.
+
+    A score that does not change with the length of a token has sum_k G_k A_k = 0 (Euler). Weights per channel do not
+    cancel so and are not looked at.
+    """
+    if alpha.shape[2:] == (1, 1):
+        return np.zeros(len(raw), bool)
+    terms = np.abs(activations * alpha).sum(axis=1).max(axis=(1, 2))
+    return np.asarray(np.abs(raw).max(axis=(1, 2)) < 1e-5 * terms)
+
+
 def first_component(x: Doubles) -> Doubles:
     """Projection (hw,) of the centred (K, hw) channels onto their first principal component.
 
