@@ -373,7 +373,7 @@ class Explainer:
             if self._combine == "sum":
                 for pair, raw in zip(pairs, raws, strict=True):
                     for i in np.flatnonzero(cancelled(*pair, raw)):
-                        facts[i]["cancelled"] = True
+                        facts[int(i)]["cancelled"] = True
             return raws
         loop = Loop(
             x=x,
