@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,7 +257,7 @@ def _options(pairs: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def _explainer(arguments: argparse.Namespace) -> Explainer:
+def _explainer(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> Explainer:
     from onnxcam.explainer import Explainer
 
     return Explainer(
@@ -270,11 +271,14 @@ def _explainer(arguments: argparse.Namespace) -> Explainer:
         method_options=_options(arguments.option),
         batch_size=arguments.batch_size,
         seed=arguments.seed,
+        progress=progress,
         **_model_options(arguments),
     )
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    from onnxcam import _console as console
+    from onnxcam.methods import find_method
     from onnxcam.preprocess import load_picture
 
     if arguments.image.lower().endswith(".cam.png"):
@@ -285,8 +289,10 @@ def _explain(arguments: argparse.Namespace) -> int:
     _check_writable(target)
     drawing = _drawing(arguments, target)
     picture = load_picture(arguments.image)
-    explainer = _explainer(arguments)
-    explanation = explainer(picture, arguments.target)
+    loops = find_method(arguments.method).passes != "1"
+    with console.progress(arguments.method) if loops else nullcontext(lambda done, total: None) as progress:
+        explainer = _explainer(arguments, progress)
+        explanation = explainer(picture, arguments.target)
     explanation.save(target, **drawing)
     _report(explainer, [(explanation, target)], arguments.json)
     return 0
