@@ -146,6 +146,57 @@ def test_a_model_that_cannot_be_lifted_names_opset_and_reason(monkeypatch: pytes
     assert "\n" not in error.value.message and error.value.exit_code == 4
 
 
+GROUPS = """<ir_version: 8, opset_import: ["" : {0} {1}]> g (float[N,4,4,4] x) => (float[N,2] y)
+    <float[{2}] s = {{2, -3{3}}}, float[{2}] b = {{0.5, 1{3}}},
+     float[2,4] w = {{1, 2, -3, 4, 0, 1, 5, -2}}, bool c = {{1}}>
+    {{ {4} p = GlobalMaxPool(n) f = Flatten(p) y = Gemm<transB=1>(f, w) }} {5}"""
+NORM = "n = GroupNormalization<num_groups=2, epsilon=0.01>(x, s, b)"
+IN_BRANCH = f"n = If(c) <then_branch = t () => (float[N,4,4,4] n1) {{ {NORM.replace('n =', 'n1 =')} }}, "
+IN_BRANCH += "else_branch = e () => (float[N,4,4,4] n2) { n2 = Relu(x) }>"
+PLACES = {
+    "graph": (NORM, "", ""),
+    "branch": (IN_BRANCH, "", ""),
+    "function": (
+        "n = local.norm(x, s, b)",
+        ', "local" : 1',
+        f'<domain: "local", opset_import: ["" : 18]> norm (x, s, b) => (n) {{ {NORM} }}',
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("opset", [18, 20, 21])
+def test_group_normalization_that_the_checker_calls_deprecated_is_loaded_and_differentiated(
+    opset: int, place: str
+) -> None:
+    """From opset 18 to 20 scale and bias are per group, later per channel."""
+    body, domains, functions = PLACES[place]
+    per_channel = opset >= 21
+    functions = functions.replace("18]", f"{opset}]")
+    text = GROUPS.format(opset, domains, 4 if per_channel else 2, ", 7, 11" if per_channel else "", body, functions)
+    model = parser.parse_model(text)
+    x = np.random.default_rng(8).normal(size=(1, 4, 4, 4))
+    w = np.array([1, 2, -3, 4])
+    scale = np.array([2, -3, 7, 11.0] if per_channel else [2, 2, -3, -3.0]).reshape(4, 1, 1)
+    bias = np.array([0.5, 1, 7, 11] if per_channel else [0.5, 0.5, 1, 1]).reshape(4, 1, 1)
+
+    def score(v: np.ndarray) -> float:
+        grouped = v.reshape(2, 2, 4, 4)
+        centred = grouped - grouped.mean((1, 2, 3), keepdims=True)
+        n = centred / np.sqrt((centred**2).mean((1, 2, 3), keepdims=True) + 0.01)
+        return float(w @ (n.reshape(4, 4, 4) * scale + bias).max((1, 2)))
+
+    explainer = Explainer(model, method="inputxgradient", threads=1)
+    (explanation,) = explainer.explain_tensor(x.astype(np.float32), 0)
+    assert explanation.score == pytest.approx(score(x), rel=1e-5)
+    step, gradient = 1e-6, np.zeros(x.shape)
+    for i in np.ndindex(*x.shape):
+        e = np.zeros(x.shape)
+        e[i] = step
+        gradient[i] = (score(x + e) - score(x - e)) / (2 * step)
+    np.testing.assert_allclose(explanation.raw, (x * gradient)[0].sum(0), rtol=1e-4, atol=1e-4)
+
+
 def test_model_local_functions_are_inlined_and_differentiated() -> None:
     text = """
         <ir_version: 8, opset_import: ["" : 18, "local" : 1]>

@@ -100,7 +100,7 @@ class Node:
     @property
     def reads(self) -> tuple[str, ...]:
         """Inputs plus what subgraphs capture from the outer scope; empty optional inputs left out."""
-        captured = [name for a in self.proto.attribute for g in _subgraphs(a) for name in _captured(g)]
+        captured = [name for a in self.proto.attribute for g in subgraphs(a) for name in _captured(g)]
         return tuple(i for i in (*self.inputs, *captured) if i)
 
     def __repr__(self) -> str:
@@ -116,7 +116,8 @@ def _attribute(attribute: AttributeProto) -> Any:
     return value
 
 
-def _subgraphs(attribute: AttributeProto) -> Iterator[GraphProto]:
+def subgraphs(attribute: AttributeProto) -> Iterator[GraphProto]:
+    """The graphs that an attribute holds: branches and bodies."""
     if attribute.type == AttributeProto.GRAPH:
         yield attribute.g
     yield from attribute.graphs
@@ -125,7 +126,7 @@ def _subgraphs(attribute: AttributeProto) -> Iterator[GraphProto]:
 def _captured(graph: GraphProto) -> Iterator[str]:
     local = {i.name for i in graph.input} | {i.name for i in graph.initializer}
     for node in graph.node:
-        inner = (name for a in node.attribute for g in _subgraphs(a) for name in _captured(g))
+        inner = (name for a in node.attribute for g in subgraphs(a) for name in _captured(g))
         yield from (name for name in (*node.input, *inner) if name and name not in local)
         local.update(node.output)
     yield from (o.name for o in graph.output if o.name not in local)
@@ -234,9 +235,9 @@ class Graph:
             node = self.producer(name)
             if node is None or node.domain or node.op_type.startswith("Random") or len(needed) > 64:
                 return None
-            dims = self._dims(node) if node.op_type == "Shape" else None
+            dims = self._sizes(node)
             if dims is not None:
-                sizes.append(numpy_helper.from_array(np.asarray(dims, np.int64), name))
+                sizes.append(numpy_helper.from_array(dims, name))
                 continue
             if node not in needed:
                 needed.append(node)
@@ -256,12 +257,22 @@ class Graph:
         folded: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=[opset])).run(None, {})
         return np.asarray(folded[0])
 
-    def _dims(self, node: Node) -> list[int] | None:
-        """What a Shape node returns, where inference knows it."""
-        shape = self.shape(node.inputs[0]) or (None,)
-        dims = shape[slice(node.attrs.get("start"), node.attrs.get("end"))]
-        fixed = [d for d in dims if isinstance(d, int)]
-        return fixed if len(fixed) == len(dims) else None
+    def _sizes(self, node: Node) -> npt.NDArray[np.int64] | None:
+        """What a Shape node, or a Gather or Slice of one, returns, where inference knows these sizes."""
+        maker = self.producer(node.inputs[0]) if node.op_type in ("Gather", "Slice") else node
+        shape = self.shape(maker.inputs[0]) if maker is not None and maker.op_type == "Shape" else None
+        if maker is None or shape is None:
+            return None
+        found = np.asarray(shape[slice(maker.attrs.get("start"), maker.attrs.get("end"))], object)
+        if maker is not node:
+            picks = [array for i in node.inputs[1:] if (array := self.constant(i)) is not None]
+            if not picks or len(picks) < len(node.inputs) - 1:
+                return None
+            numbers = [int(p.ravel()[0]) for p in picks]
+            step = numbers[3] if len(numbers) > 3 else 1
+            chosen = picks[0] if node.op_type == "Gather" else slice(numbers[0], numbers[1], step)
+            found = np.asarray(found[chosen], object)
+        return found.astype(np.int64) if all(isinstance(d, int) for d in found.ravel()) else None
 
 
 def is_small(tensor: TensorProto) -> bool:
@@ -391,7 +402,7 @@ def walked_types(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict
         schema = Node(node, opset_of(model)).schema
         if schema is None:
             continue
-        outer = any(True for a in node.attribute for _ in _subgraphs(a))
+        outer = any(True for a in node.attribute for _ in subgraphs(a))
         near = types if outer else {i: types[i] for i in node.input if i in types}
         if any(i and i not in types for i in node.input):
             continue
@@ -417,6 +428,8 @@ def _evaluated(
         known = shape is not None and all(isinstance(d, int) for d in shape)
         return {node.output[0]: np.asarray(shape, np.int64)} if known else {}
     if not all(i in data for i in node.input if i) or node.op_type.startswith("Random") or node.domain:
+        return {}
+    if any(True for a in node.attribute for _ in subgraphs(a)):
         return {}
     shapes = (value_type(ValueInfoProto(name=o, type=types[o])).shape or () for o in node.output if o in types)
     if any(math.prod(d for d in shape if isinstance(d, int)) > SMALL for shape in shapes):

@@ -6,16 +6,28 @@ graph, so the lifted model is compared with the original on one input and refuse
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 import onnx.inliner
-from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper, version_converter
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+    version_converter,
+)
 
 from onnxcam.errors import ModelError, UnsupportedError, VerificationError
+from onnxcam.graph.branches import without_known_branches
 from onnxcam.graph.head import before_activation
-from onnxcam.graph.index import Dim, Graph, opset_of, split_weights, stub
+from onnxcam.graph.index import Dim, Graph, opset_of, split_weights, stub, subgraphs
 from onnxcam.graph.read import ModelFile
 
 logger = logging.getLogger(__name__)
@@ -37,17 +49,21 @@ def load(file: ModelFile, shapes: Mapping[str, Sequence[Dim]] | None = None, run
     lean, weights = split_weights(_cleaned(file.model))
     _hide_unregistered(lean)
     _check(lean, weights, file.name)
+    _reveal_unregistered(lean)
     notes: list[str] = []
     if lean.functions:
         lean = onnx.inliner.inline_local_functions(lean)
         notes.append("model-local functions inlined")
+    lean, weights, folded = without_known_branches(lean, weights, shapes)
+    if folded:
+        notes.append(f"{folded} If with a known condition replaced by the branch that runs")
     if opset_of(lean) < MIN_OPSET:
         before = opset_of(lean)
+        _hide_unregistered(lean)
         lean = _lifted(lean, weights, file.name)
         _reveal_unregistered(lean)
         notes.append(f"opset {before} lifted to {MIN_OPSET}")
         _verify(file, Graph(lean, weights=weights), before, run)
-    _reveal_unregistered(lean)
     _constants_to_initializers(lean)
     return Graph(lean, weights=weights, shapes=shapes, folder=file.folder, notes=tuple(notes))
 
@@ -66,29 +82,46 @@ def _cleaned(model: ModelProto) -> ModelProto:
     return clean
 
 
-# ONNX Runtime's optimiser writes these into the default domain, in which ONNX has them later or never.
+# ONNX Runtime's optimiser writes the first two into the default domain, in which ONNX has them later or never. The last
+# is called deprecated from 18 to 20, where it means something else than from 21 on, and runs all the same.
 _UNREGISTERED = ("LayerNormalization", "SimplifiedLayerNormalization")
+_DEPRECATED = "GroupNormalization"
 _HIDDEN = "onnxruntime.unregistered"
 
 
 def _hide_unregistered(model: ModelProto) -> None:
     """Move operators that the model's opset does not have to a domain that checker and converter pass over."""
     opset = opset_of(model)
-    hidden = [n for n in model.graph.node if not n.domain and n.op_type in _UNREGISTERED]
-    hidden = [n for n in hidden if not onnx.defs.has(n.op_type, opset)]
+    names = {name for name in _UNREGISTERED if not onnx.defs.has(name, opset)}
+    if onnx.defs.has(_DEPRECATED, opset) and onnx.defs.get_schema(_DEPRECATED, opset).deprecated:
+        names.add(_DEPRECATED)
+    hidden = [n for n in _nodes(model) if n.domain in ("", "ai.onnx") and n.op_type in names]
     for node in hidden:
         node.domain = _HIDDEN
-    if hidden:
-        model.opset_import.append(helper.make_opsetid(_HIDDEN, 1))
+    for scope in (model, *model.functions) if hidden else ():
+        scope.opset_import.append(helper.make_opsetid(_HIDDEN, 1))
 
 
 def _reveal_unregistered(model: ModelProto) -> None:
-    for node in model.graph.node:
+    for node in _nodes(model):
         if node.domain == _HIDDEN:
             node.domain = ""
-    kept = [o for o in model.opset_import if o.domain != _HIDDEN]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
+    for scope in (model, *model.functions):
+        kept = [o for o in scope.opset_import if o.domain != _HIDDEN]
+        del scope.opset_import[:]
+        scope.opset_import.extend(kept)
+
+
+def _nodes(scope: ModelProto | FunctionProto | GraphProto) -> Iterator[NodeProto]:
+    """Every node of a model, those of its functions and subgraphs included."""
+    if isinstance(scope, ModelProto):
+        for part in (scope.graph, *scope.functions):
+            yield from _nodes(part)
+        return
+    for node in scope.node:
+        yield node
+        for graph in (g for a in node.attribute for g in subgraphs(a)):
+            yield from _nodes(graph)
 
 
 def _weights_as_inputs(lean: ModelProto, weights: Mapping[str, TensorProto]) -> ModelProto:
@@ -169,9 +202,7 @@ def _verify(file: ModelFile, lifted: Graph, before: int, run: Run | None) -> Non
     # Behind a saturated Softmax any change is invisible: what goes into it is compared too.
     inner = [v for o in lifted.outputs if (v := before_activation(lifted, o)) is not None]
     watched = [v for v in dict.fromkeys(inner) if v in Graph(file.model) and v not in lifted.outputs]
-    expected, got = (
-        run(_with_outputs(model, watched)) for model in (file.model, lifted.complete(lifted.model))
-    )
+    expected, got = (run(_with_outputs(model, watched)) for model in (file.model, lifted.complete(lifted.model)))
     for output, original, new in zip((*lifted.outputs, *watched), expected, got, strict=True):
         a, b = original.astype(np.float64), new.astype(np.float64)
         if a.shape != b.shape:
