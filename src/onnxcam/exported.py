@@ -695,7 +695,7 @@ class _Trial:
             feeds[self.names.class_index] = np.array(asked)
         return feeds
 
-    def ratio(self, given: Array, x: Array, seconds: float = 1.5) -> float:
+    def ratio(self, given: Array, x: Array, seconds: float = 0.5) -> float:
         """Time of the new file over the plain model's, median of interleaved pairs."""
         one = slice(self.chosen.image.batch or 1)
         feeds, plain = self.feeds(given[one], [-1]), {self.chosen.image.name: x[one]}
