@@ -190,7 +190,13 @@ class Preprocess:
     def _resized(self, image: Image.Image, h: int, w: int) -> Image.Image:
         if self.resample == "opencv-bilinear":
             matrix = (image.width / w, 0, 0, 0, image.height / h, 0)
-            return image.transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+            bands = [  # as floats, since Pillow truncates where OpenCV rounds
+                band.convert("F").transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+                for band in image.split()
+            ]
+            return Image.merge(
+                image.mode, [Image.fromarray(np.rint(np.asarray(band)).astype(np.uint8)) for band in bands]
+            )
         return image.resize((w, h), Image.Resampling[self.resample.upper()])
 
     def _place(self, H0: int, W0: int) -> tuple[int, int, int, int]:

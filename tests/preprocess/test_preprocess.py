@@ -159,6 +159,42 @@ def test_letterbox_by_hand():
     assert place(view) == pytest.approx((5, 6, 1, 0))
 
 
+def test_resize_rounding_and_pad_by_hand():
+    # 6 x 8 squashed to 9 x 6: of 9 rows the middle 4 from round(2.5) = 2, halves to even, or 5 // 2 = 2.
+    ramp = np.repeat(np.arange(9, dtype=np.uint8)[:, np.newaxis, np.newaxis] * 20, 6, axis=1).repeat(3, axis=2)
+    rows = {"size": (4, 8), "fit": "squash", "resize": (9, 6), "channels": "bgr", "layout": "nhwc", "pad": (1, 2, 3)}
+    for rounding, first in (("torchvision", 2), ("transformers", 2)):
+        tensor, view = Preprocess(**rows, rounding=rounding, **PIXELS)(picture(ramp))
+        assert tensor[0, :, 3, 0].tolist() == [20 * (first + i) for i in range(4)]
+        assert tensor[0, 1, :, :].tolist()[0] == tensor[0, 1].tolist()[7] == [1, 2, 3]  # 6 columns on 8: one each side
+        assert place(view) == pytest.approx((9, 6, -first, 1))
+    # 7 -> 4 rows: round(1.5) = 2, but 3 // 2 = 1.
+    starts = [
+        place(Preprocess((4, 4), resize=(7, 7), rounding=r, **PIXELS)(picture(blank(7, 7)))[1])[2]
+        for r in ("torchvision", "transformers", "timm")
+    ]
+    assert starts == [-2, -1, -2]
+    # 3 x 5 covering 6 x 6: the long edge is 10; covering 4 x 6 it is 20 / 3, cut to 6 or rounded to 7.
+    widths = [
+        place(Preprocess((4, 6), resize=(4, 6), rounding=r, **PIXELS)(picture(blank(3, 5)))[1])[1]
+        for r in ("torchvision", "timm")
+    ]
+    assert widths == pytest.approx([6, 7])
+
+
+def test_resampling_filters_by_hand():
+    edge = blank(1, 4)
+    edge[0, 2:] = 200
+
+    def halved(resample):
+        settings = Preprocess((1, 2), "squash", resample=resample, channels="gray", **PIXELS)
+        return settings(picture(edge))[0].ravel().tolist()
+
+    # Antialiased, each of two cells sees 4 pixels or what is left of them: weights 1/8, 3/8, 3/8, 1/8 renormalised.
+    assert halved("bilinear") == [29, 171]  # 200 * 1 / 7
+    assert halved("box") == halved("opencv-bilinear") == [0, 200]  # the mean of two pixels
+
+
 def test_letterbox_of_a_thread_keeps_one_row():
     tensor, view = Preprocess((8, 8), "letterbox", layout="nhwc", **PIXELS)(picture(blank(1, 1000, 200)))
     assert tensor[0, :, 3, 0].tolist() == [114, 114, 114, 200, 114, 114, 114, 114]
@@ -206,9 +242,18 @@ def test_a_bright_square_maps_back_to_where_it_was(fit, size, H0, W0):
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("size", [(64, 64), (50, 90), (90, 50)])
 @pytest.mark.parametrize(("H0", "W0"), [(253, 255), (101, 250), (250, 101), (31, 47), (47, 31)])
-def test_the_view_is_what_pillow_did_to_a_ramp(fit, size, H0, W0):
-    """A pixel that holds its own row (column) still holds it after an antialiased resize, away from the edges."""
-    settings = Preprocess(size, fit, crop_pct=0.9, channels="gray", scale=1.0)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"resize": (71, 95), "resample": "bicubic"},
+        {"resize": (101, 97), "rounding": "transformers", "resample": "opencv-bilinear"},
+        {"resize": (77, 47), "rounding": "timm", "resample": "lanczos"},
+    ],
+)
+def test_the_view_is_what_pillow_did_to_a_ramp(fit, size, H0, W0, more):
+    """A pixel that holds its own row (column) still holds it after a resize, away from the edges."""
+    settings = Preprocess(size, fit, crop_pct=0.9, channels="gray", scale=1.0, **more)
     y, x = np.mgrid[:H0, :W0]
     for axis, ramp in ((0, y), (1, x)):
         tensor, view = settings(picture(np.repeat(ramp[..., np.newaxis], 3, axis=2)))
@@ -216,7 +261,7 @@ def test_the_view_is_what_pillow_did_to_a_ramp(fit, size, H0, W0):
         boxes = np.stack([cells] * 4, axis=1)
         places = view.to_picture(boxes)[:, 1 - axis]  # where each row (column) of the tensor lies on the picture
         middle = tensor[0, 0].take(size[1 - axis] // 2, 1 - axis)
-        margin = 2 * max(1.0, 1 / (view.y_scale, view.x_scale)[axis])
+        margin = (3 if more else 2) * max(1.0, 1 / (view.y_scale, view.x_scale)[axis])  # what Lanczos sees
         inside = (places > margin) & (places < (H0, W0)[axis] - margin)
         assert inside.sum() >= 10
         error = middle[inside] - (places[inside] - 0.5)

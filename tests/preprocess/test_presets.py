@@ -250,14 +250,16 @@ def test_placeholder_labels_are_none(folder):
     assert explainer(folder / "model.onnx").labels is None
 
 
-def test_names_in_the_model_are_read_as_a_literal_and_never_run(folder, monkeypatch):
+def test_names_in_the_model_are_read_as_a_literal_and_never_run(tmp_path):
     proto = network()
     onnx.helper.set_model_props(proto, {"names": "{2: 'owl', 0: 'cat', 1: 'dog'}", "stride": "32"})
     assert explainer(proto).labels == CLASSES
     assert "preprocessing: Ultralytics metadata in the model (no task: as for detection)" in explainer(proto).notes
-    onnx.helper.set_model_props(proto, {"names": "__import__('os').putenv('RUN', '1')", "stride": "32"})
+    names = f"open({str(tmp_path / 'run')!r}, 'w').name"
+    onnx.helper.set_model_props(proto, {"names": names, "stride": "32"})
     with pytest.raises(UsageError, match=r"metadata in the model: names: found .*, expected a list of labels"):
         explainer(proto)
+    assert not (tmp_path / "run").exists()
     assert explainer(proto, labels=CLASSES).labels == CLASSES
 
 
