@@ -1,0 +1,213 @@
+"""Exported files in other runtimes: is the prediction ONNX Runtime's, is the heat map Python's?
+
+    python -m benchmarks.conformance [--markdown] [--models NAME ...] [--runtimes NAME ...]
+
+Every file is exported with `class_input="required"` and `verify`, then run on seeded noise, batch 1 and, where the
+model's batch is open, 3; for the predicted class and for class 1. A runtime that is not installed is said to be
+missing (`pip install openvino tract onnx onnxruntime`). What a runtime refuses is tried once more with the untouched
+model, which tells whose fault it is. Differences are those of the untouched model in ONNX Runtime, as a share of its
+largest output, and of `Explainer.explain_tensor`, on maps in [0, 1].
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from onnxcam import Explainer, demo, export
+from onnxcam.errors import OnnxCamError
+
+SHARED = Path(__file__).parents[2] / "shared" / "models"
+
+Feeds = Mapping[str, Any]
+Run = Callable[[Path, Feeds], dict[str, Any]]
+
+
+def run_onnxruntime(path: Path, feeds: Feeds, optimized: bool = True) -> dict[str, Any]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, dict(feeds)), strict=True))
+
+
+def run_unoptimized(path: Path, feeds: Feeds) -> dict[str, Any]:
+    return run_onnxruntime(path, feeds, optimized=False)
+
+
+def run_reference(path: Path, feeds: Feeds) -> dict[str, Any]:
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(str(path))
+    return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
+
+
+def run_openvino(path: Path, feeds: Feeds) -> dict[str, Any]:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "2"})
+    results = compiled({name: np.ascontiguousarray(array) for name, array in feeds.items()})
+    return {name: np.asarray(array) for key, array in results.items() for name in key.get_names()}
+
+
+# tract's names of element types.
+_TRACT = {"float32": "f32", "float16": "f16", "int64": "i64", "uint8": "u8", "int8": "i8"}
+
+
+def run_tract(path: Path, feeds: Feeds) -> dict[str, Any]:
+    import tract
+
+    model = tract.onnx().load(path)
+    ordered = []
+    for i in range(model.input_count()):
+        array = feeds[model.input_name(i)]
+        model.set_input_fact(i, ",".join([*map(str, array.shape), _TRACT[array.dtype.name]]))
+        ordered.append(np.ascontiguousarray(array))
+    model.analyse()
+    results = model.into_model().into_runnable().run(ordered)
+    names = [o.name for o in onnx.load(path, load_external_data=False).graph.output]
+    return {name: value.to_numpy() for name, value in zip(names, results, strict=True)}
+
+
+RUNTIMES: dict[str, tuple[str, Run]] = {
+    "ONNX Runtime": ("onnxruntime", run_onnxruntime),
+    "ONNX Runtime, unoptimised": ("onnxruntime", run_unoptimized),
+    "onnx reference": ("onnx", run_reference),
+    "OpenVINO": ("openvino", run_openvino),
+    "tract": ("tract", run_tract),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in one runtime: the largest differences over batches and classes, or what went wrong."""
+
+    model: str
+    runtime: str
+    batches: tuple[int, ...] = ()
+    prediction: float = 0.0
+    same_class: bool = True
+    heatmap: float = 0.0
+    problem: str = ""
+
+
+def rows(source: Path, wanted: list[str], folder: Path) -> Iterator[Row]:
+    file = folder / f"{source.stem}.cam.onnx"
+    try:
+        export(source, file, class_input="required", threads=2)
+    except OnnxCamError as error:
+        yield Row(source.stem, "export", problem=error.message)
+        return
+    explainer = Explainer(source, threads=2)
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    picture = session.get_inputs()[0]
+    output = session.get_outputs()[0].name
+    sizes = [d if isinstance(d, int) else None for d in picture.shape]
+    batches = (sizes[0],) if sizes[0] else (1, 3)
+    for name in wanted:
+        package, run = RUNTIMES[name]
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            yield Row(source.stem, name, problem=f"missing: {package} is not installed")
+            continue
+        prediction, heatmap, same, done = 0.0, 0.0, True, []
+        problem = ""
+        for batch in batches:
+            x = samples(picture.type, (batch, *sizes[1:]))
+            expected = run_onnxruntime(source, {picture.name: x})[output]
+            for asked in (-1, 1):
+                maps = np.stack([e.values for e in explainer.explain_tensor(x, asked)])
+                try:
+                    got = run(file, {picture.name: x, "class_index": np.full(batch, asked)})
+                except Exception as error:  # every runtime raises its own classes
+                    problem = first_line(error) + untouched(run, source, {picture.name: x})
+                    break
+                a, b = expected.astype(np.float64), np.asarray(got[output]).astype(np.float64)
+                prediction = max(prediction, float(np.abs(a - b).max() / np.abs(a).max()))
+                tops = a.reshape(batch, -1)[np.arange(batch), b.reshape(batch, -1).argmax(1)]
+                same &= bool((tops == a.reshape(batch, -1).max(1)).all())
+                heatmap = max(heatmap, float(np.abs(got["heatmap"] - maps).max()))
+            if problem:
+                break
+            done.append(batch)
+        yield Row(source.stem, name, tuple(done), prediction, same, heatmap, problem)
+
+
+def samples(kind: str, shape: tuple[Any, ...]) -> Any:
+    drawn = np.random.default_rng(11).uniform(0, 1, shape)
+    names = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
+    return (drawn * (127 if kind.endswith("int8)") else 1)).astype(names[kind])
+
+
+def first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:240]
+
+
+def untouched(run: Run, source: Path, feeds: Feeds) -> str:
+    try:
+        run(source, feeds)
+    except Exception as error:  # every runtime raises its own classes
+        return f" (so does the untouched model: {first_line(error)[:120]})"
+    return " (the untouched model runs)"
+
+
+def cells(row: Row) -> list[str]:
+    if row.problem:
+        return [row.model, row.runtime, "fails", "", "", row.problem.replace("|", "/")]
+    batches = ", ".join(map(str, row.batches))
+    top = "" if row.same_class else " (another class)"
+    return [row.model, row.runtime, batches, f"{row.prediction:.0e}{top}", f"{row.heatmap:.0e}", ""]
+
+
+HEADER = ("model", "runtime", "batch", "prediction", "heat map", "problem")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.conformance", description=__doc__)
+    parser.add_argument("--markdown", action="store_true", help="print a table for docs/conformance.md")
+    parser.add_argument("--models", nargs="*", default=[], help="file names without .onnx (default: demo and all)")
+    parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES), choices=list(RUNTIMES))
+    arguments = parser.parse_args()
+    found = [demo.FOLDER / "demo.onnx", *sorted(SHARED.glob("*.onnx"))]
+    chosen = [p for p in found if p.stem in arguments.models] if arguments.models else found
+    versions = ", ".join(
+        f"{p} {metadata.version(p)}" for p in dict.fromkeys(p for p, _ in RUNTIMES.values()) if installed(p)
+    )
+    print(f"{versions}; Python {sys.version.split()[0]}\n")
+    if arguments.markdown:
+        print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        for path in chosen:
+            for row in rows(path, arguments.runtimes, Path(folder)):
+                failed |= bool(row.problem) and row.runtime != "export"
+                line = cells(row)
+                shown = "| " + " | ".join(line) + " |" if arguments.markdown else "  ".join(f"{c:36}" for c in line)
+                print(shown.rstrip(), flush=True)
+    return int(failed)
+
+
+def installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
