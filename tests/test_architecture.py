@@ -46,7 +46,7 @@ LAYERS = [
     ["methods"],
     ["explained"],
     ["verify"],
-    ["explanation", "check"],
+    ["explanation", "check", "presets"],
     ["explainer"],
     ["demo", "metrics", "batch", "exported"],
     ["report"],
