@@ -102,8 +102,9 @@ def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, obj
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (12, 12, 3), dtype=np.uint8)).save("picture.jpg")
     names: dict[str, object] = {}
     code = "\n".join(re.findall(r"```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL))
-    code = code.replace('Explainer("model.onnx",', 'Explainer("model.onnx", size=(12, 12),')
-    code = code.replace('explain("model.onnx", "picture.jpg",', 'explain("model.onnx", "picture.jpg", size=(12, 12),')
+    code = code.replace('"models/demo.onnx",', '"model.onnx", size=(12, 12),')
+    code = code.replace('size=(12, 12), "models/pictures/demo.jpg",', '"models/pictures/demo.jpg", size=(12, 12),')
+    code = code.replace('"models/pictures/demo.jpg"', '"picture.jpg"')
     exec(compile(code, str(DOCUMENT), "exec"), names)
     yield names
     METHODS.clear()
