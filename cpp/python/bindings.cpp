@@ -194,7 +194,7 @@ void define_kernels(py::module_& m) {
 
 activations: float32 (N, K, h, w); alpha: float32 (N, K, 1, 1) or (N, K, h, w), or the same with 1 for N.
 Summed in float64, channels ascending, rounded once. A NaN stays NaN, with and without `relu`.
-threads: 1 for this thread only, 0 as many as the size is worth; the result is the same bits for any number.
+threads: at most so many, 0 the machine's, fewer where the work is small; the same bits for any number.
 Raises TypeError for another dtype, ValueError for shapes that do not fit or have size 0 after N.)");
 
     m.def(
@@ -212,7 +212,7 @@ Raises TypeError for another dtype, ValueError for shapes that do not fit or hav
 Output pixel i reads source coordinate (i + 0.5) * scale + offset - 0.5, clamped to the edge, without
 antialias. scale defaults to h / height and w / width: half-pixel resizing as in OpenCV INTER_LINEAR, torch
 align_corners=False and ONNX Resize. Another scale and offset place the maps in a crop or a letterbox.
-A NaN comes out at every pixel that reads it. threads: 1 for this thread only, 0 as many as the size is worth.
+A NaN comes out at every pixel that reads it. threads: at most so many, 0 the machine's.
 Raises TypeError for another dtype, ValueError for wrong shapes, scale <= 0, or numbers that are not finite.)");
 
     m.def(
@@ -222,6 +222,22 @@ Raises TypeError for another dtype, ValueError for wrong shapes, scale <= 0, or 
 
 A constant map becomes zeros. A map with a NaN or an infinity becomes NaN throughout, so that it is seen.
 Raises TypeError for another dtype, ValueError for a wrong shape or a negative or non-finite epsilon.)");
+
+    m.def(
+        "saliency_maps",
+        [](const py::array& maps, py::ssize_t height, py::ssize_t width, std::optional<double> y_scale,
+           double y_offset, std::optional<double> x_scale, double x_offset, double epsilon, int threads) {
+            return resize_bilinear(maps, height, width, y_scale, y_offset, x_scale, x_offset,
+                                   [e = checked_epsilon(epsilon), n = checked_threads(threads)](auto... arguments) {
+                                       onnxcam::saliency_maps(arguments..., e, n);
+                                   });
+        },
+        "maps"_a, "height"_a, "width"_a, py::kw_only(), "y_scale"_a = py::none(), "y_offset"_a = 0.0,
+        "x_scale"_a = py::none(), "x_offset"_a = 0.0, "epsilon"_a = 1e-7, "threads"_a = 0,
+        R"(Maps (N, height, width), float32 in [0, 1]: max(`maps`, 0), min_max, resize_bilinear, min_max.
+
+maps: the signed raw maps, float32 (N, h, w); the other arguments as of the steps. The same bits as the four steps
+give, in one call that writes the result once.)");
 
     m.def(
         "overlay",
@@ -256,6 +272,16 @@ void define_reference(py::module_& m) {
     m.def(
         "min_max", [](const py::array& maps, double epsilon) { return min_max(maps, epsilon, reference::min_max); },
         "maps"_a, "epsilon"_a = 1e-7);
+    m.def(
+        "saliency_maps",
+        [](const py::array& maps, py::ssize_t height, py::ssize_t width, std::optional<double> y_scale,
+           double y_offset, std::optional<double> x_scale, double x_offset, double epsilon) {
+            return resize_bilinear(
+                maps, height, width, y_scale, y_offset, x_scale, x_offset,
+                [e = checked_epsilon(epsilon)](auto... arguments) { reference::saliency_maps(arguments..., e); });
+        },
+        "maps"_a, "height"_a, "width"_a, py::kw_only(), "y_scale"_a = py::none(), "y_offset"_a = 0.0,
+        "x_scale"_a = py::none(), "x_offset"_a = 0.0, "epsilon"_a = 1e-7);
     m.def(
         "overlay",
         [](const py::array& picture, const py::array& values, const py::array& colormap, double opacity) {

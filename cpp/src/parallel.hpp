@@ -13,10 +13,11 @@ namespace onnxcam {
 inline std::size_t worker_count(int threads, std::size_t tasks, std::size_t operations) {
     // Some 200 us of work: several times what starting and joining a thread costs.
     constexpr std::size_t operations_per_thread = std::size_t{1} << 20;
-    if (tasks <= 1 || threads == 1) return 1;
-    if (threads > 1) return std::min(tasks, static_cast<std::size_t>(threads));
-    const std::size_t machine = std::max(1U, std::thread::hardware_concurrency());
-    return std::clamp<std::size_t>(operations / operations_per_thread, 1, std::min(tasks, machine));
+    const std::size_t worth = std::min(tasks, operations / operations_per_thread);
+    if (worth <= 1 || threads == 1) return 1;
+    // Asked for last: it reads a file.
+    return std::min(worth, threads > 1 ? static_cast<std::size_t>(threads)
+                                       : std::max<std::size_t>(1, std::thread::hardware_concurrency()));
 }
 
 /// Calls body(task, worker) once for each task < tasks, worker < workers, the caller being worker 0. body must not

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace onnxcam::reference {
 
@@ -84,6 +85,15 @@ void min_max(const float* maps, float* out, std::size_t N, std::size_t pixels, f
             }
         }
     }
+}
+
+void saliency_maps(const float* raws, float* out, std::size_t N, std::size_t h, std::size_t w, std::size_t H,
+                   std::size_t W, Affine y, Affine x, float epsilon) {
+    std::vector<float> maps(raws, raws + N * h * w);
+    for (float& value : maps) value = value <= 0.0F ? 0.0F : value;
+    reference::min_max(maps.data(), maps.data(), N, h * w, epsilon);
+    reference::resize_bilinear(maps.data(), out, N, h, w, H, W, y, x);
+    reference::min_max(out, out, N, H * W, epsilon);
 }
 
 void overlay(const std::uint8_t* picture, const float* values, const std::uint8_t* colormap, float opacity,

@@ -18,6 +18,9 @@ void resize_bilinear(const float* maps, float* out, std::size_t N, std::size_t h
 
 void min_max(const float* maps, float* out, std::size_t N, std::size_t pixels, float epsilon);
 
+void saliency_maps(const float* raws, float* out, std::size_t N, std::size_t h, std::size_t w, std::size_t H,
+                   std::size_t W, Affine y, Affine x, float epsilon);
+
 void overlay(const std::uint8_t* picture, const float* values, const std::uint8_t* colormap, float opacity,
              std::uint8_t* out, std::size_t pixels);
 

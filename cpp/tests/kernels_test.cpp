@@ -63,6 +63,20 @@ constexpr int thread_counts[] = {0, 1, 2, 3, 8};
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
+void test_threaded_weighted_sum() {
+    const std::size_t N = 3, K = 512, pixels = 2049;
+    const auto activations = random_floats(N * K * pixels, -1.0F, 1.0F);
+    const auto alpha = random_floats(N * K, -1.0F, 1.0F);
+    std::vector<float> expected(N * pixels), actual(N * pixels);
+    onnxcam::reference::weighted_sum(activations.data(), alpha.data(), {true, false}, expected.data(), N, K, pixels,
+                                     false);
+    for (const int threads : thread_counts) {
+        onnxcam::weighted_sum(activations.data(), alpha.data(), {true, false}, actual.data(), N, K, pixels, false,
+                              threads);
+        expect_same(actual, expected, "weighted_sum on " + std::to_string(threads) + " threads");
+    }
+}
+
 void test_weighted_sum() {
     for (const std::size_t N : {0, 1, 3}) {
         for (const std::size_t K : {1, 2, 3, 4, 5, 9, 67}) {
@@ -91,14 +105,15 @@ void test_weighted_sum() {
     }
 }
 
+struct Case {
+    std::size_t N, h, w, H, W;
+};
+
 void test_resize_bilinear() {
-    struct Case {
-        std::size_t N, h, w, H, W;
-    };
-    const Case cases[] = {{0, 3, 3, 5, 5},    {1, 1, 1, 1, 1},      {1, 1, 1, 9, 17},    {2, 7, 7, 224, 224},
-                          {3, 7, 5, 13, 3},   {1, 13, 17, 333, 97}, {2, 40, 31, 20, 15}, {1, 2, 3, 64, 65},
-                          {1, 5, 1, 1, 5},    {1, 9, 9, 9, 9},      {1, 65, 129, 7, 2},  {4, 3, 2, 129, 31},
-                          {3, 7, 6, 900, 700}};
+    const Case cases[] = {{0, 3, 3, 5, 5},     {1, 1, 1, 1, 1},      {1, 1, 1, 9, 17},    {2, 7, 7, 224, 224},
+                          {3, 7, 5, 13, 3},    {1, 13, 17, 333, 97}, {2, 40, 31, 20, 15}, {1, 2, 3, 64, 65},
+                          {1, 5, 1, 1, 5},     {1, 9, 9, 9, 9},      {1, 65, 129, 7, 2},  {4, 3, 2, 129, 31},
+                          {3, 7, 6, 900, 1700}};
     for (const Case& c : cases) {
         auto maps = random_floats(c.N * c.h * c.w, -3.0F, 5.0F);
         if (c.h == 9) maps[40] = nan;
@@ -116,6 +131,41 @@ void test_resize_bilinear() {
                 std::vector<float> actual(expected.size());
                 onnxcam::resize_bilinear(maps.data(), actual.data(), c.N, c.h, c.w, c.H, c.W, y, x, threads);
                 expect_same(actual, expected, "resize_bilinear N h w H W" + text({c.N, c.h, c.w, c.H, c.W}));
+            }
+        }
+    }
+}
+
+void test_saliency_maps() {
+    const Case cases[] = {{0, 3, 3, 5, 5},     {1, 1, 1, 1, 1},      {1, 1, 1, 9, 17},    {2, 7, 7, 224, 224},
+                          {3, 7, 5, 13, 3},    {1, 13, 17, 333, 97}, {2, 40, 31, 20, 15}, {1, 2, 3, 64, 65},
+                          {1, 5, 1, 1, 5},     {1, 9, 9, 9, 9},      {1, 65, 129, 7, 2},  {4, 3, 2, 129, 31},
+                          {3, 7, 6, 900, 1700}};
+    for (const Case& c : cases) {
+        const std::size_t cells = c.h * c.w;
+        auto signed_maps = random_floats(c.N * cells, -3.0F, 5.0F);
+        auto negative = random_floats(c.N * cells, -3.0F, -1.0F);
+        auto flat = std::vector<float>(c.N * cells, 2.5F);
+        auto broken = signed_maps;
+        if (c.N > 0) broken[cells / 2] = nan;
+        if (c.N > 1) broken[cells] = infinity;
+        const onnxcam::Affine natural_y{static_cast<double>(c.h) / static_cast<double>(c.H), 0.0};
+        const onnxcam::Affine natural_x{static_cast<double>(c.w) / static_cast<double>(c.W), 0.0};
+        const onnxcam::Affine pairs[][2] = {
+            {natural_y, natural_x}, {{0.137, -0.71}, {0.93, 1.3}}, {{3.0, -100.0}, {1e-9, 1.25}}};
+        for (const auto& maps : {signed_maps, negative, flat, broken}) {
+            for (const auto& [y, x] : pairs) {
+                for (const float epsilon : {0.0F, 1e-7F}) {
+                    std::vector<float> expected(c.N * c.H * c.W);
+                    onnxcam::reference::saliency_maps(maps.data(), expected.data(), c.N, c.h, c.w, c.H, c.W, y, x,
+                                                      epsilon);
+                    for (const int threads : thread_counts) {
+                        std::vector<float> actual(expected.size());
+                        onnxcam::saliency_maps(maps.data(), actual.data(), c.N, c.h, c.w, c.H, c.W, y, x, epsilon,
+                                               threads);
+                        expect_same(actual, expected, "saliency_maps N h w H W" + text({c.N, c.h, c.w, c.H, c.W}));
+                    }
+                }
             }
         }
     }
@@ -169,7 +219,9 @@ void test_overlay() {
 
 int main() {
     test_weighted_sum();
+    test_threaded_weighted_sum();
     test_resize_bilinear();
+    test_saliency_maps();
     test_min_max();
     test_overlay();
     std::printf("%d comparisons, %d failed\n", checks, failures);

@@ -20,6 +20,18 @@ def resize_bilinear(
     threads: int = 0,
 ) -> NDArray[np.float32]: ...
 def min_max(maps: NDArray[np.float32], epsilon: float = 1e-07) -> NDArray[np.float32]: ...
+def saliency_maps(
+    maps: NDArray[np.float32],
+    height: int,
+    width: int,
+    *,
+    y_scale: float | None = None,
+    y_offset: float = 0.0,
+    x_scale: float | None = None,
+    x_offset: float = 0.0,
+    epsilon: float = 1e-07,
+    threads: int = 0,
+) -> NDArray[np.float32]: ...
 def overlay(
     picture: NDArray[np.uint8], values: NDArray[np.float32], colormap: NDArray[np.uint8], opacity: float
 ) -> NDArray[np.uint8]: ...

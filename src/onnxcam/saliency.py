@@ -45,44 +45,47 @@ def saliency_maps(
     become one map, a key of FUSIONS. A map without positive values is 0 everywhere; one with NaN is NaN everywhere,
     so that it is seen.
     """
-    positive = [np.maximum(raw, np.float32(0)) for raw in raws]
-    if normalize == "minmax":
-        positive = [_core.min_max(maps) for maps in positive]
-    if len(views) > 1 and len(set(views)) == 1:
-        return list(_placed(positive, views[0], normalize, fuse, threads))
-    samples = ([maps[i : i + 1] for maps in positive] for i in range(len(views)))
+    if views and views.count(views[0]) == len(views):
+        return list(_placed(raws, views[0], normalize, fuse, threads))
+    samples = ([maps[i : i + 1] for maps in raws] for i in range(len(views)))
     return [_placed(sample, view, normalize, fuse, threads)[0] for sample, view in zip(samples, views, strict=True)]
 
 
-def _placed(layers: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
-    seen = [_resized(maps, view, threads) for maps in layers]
-    if len(seen) > 1:
-        if fuse != "mean":
-            seen = [_normalized(maps, normalize) for maps in seen]
-        seen = [FUSIONS[fuse](np.stack(seen))]
-    values = _normalized(seen[0], normalize)
+def _placed(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
+    values = _seen(raws, view, normalize, fuse, threads)
     x0, y0, x1, y1 = view.region
-    if (y1 - y0, x1 - x0) == view.picture_size:
+    if values.shape[1:] == view.picture_size:
         return values
     whole = np.zeros((len(values), *view.picture_size), np.float32)
     whole[:, y0:y1, x0:x1] = values
     return whole
 
 
-def _resized(maps: Floats, view: View, threads: int) -> Floats:
-    """One resize, from the map's grid to the region of the picture that the model saw."""
+def _seen(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
+    """The maps on the region of the picture that the model saw: one resize, from the map's grid."""
     x0, y0, x1, y1 = view.region
-    y_scale, y_offset, x_scale, x_offset = view.map_grid(*maps.shape[1:])
-    return _core.resize_bilinear(
-        maps,
-        y1 - y0,
-        x1 - x0,
-        y_scale=y_scale,
-        y_offset=y_offset + y0 * y_scale,
-        x_scale=x_scale,
-        x_offset=x_offset + x0 * x_scale,
-        threads=threads,
-    )
+
+    def resized(kernel: Callable[..., Floats], maps: Floats) -> Floats:
+        y_scale, y_offset, x_scale, x_offset = view.map_grid(*maps.shape[1:])
+        return kernel(
+            maps,
+            y1 - y0,
+            x1 - x0,
+            y_scale=y_scale,
+            y_offset=y_offset + y0 * y_scale,
+            x_scale=x_scale,
+            x_offset=x_offset + x0 * x_scale,
+            threads=threads,
+        )
+
+    if normalize == "minmax" and (len(raws) == 1 or fuse != "mean"):
+        seen = [resized(_core.saliency_maps, raw) for raw in raws]
+    else:
+        positive = [np.maximum(raw, np.float32(0)) for raw in raws]
+        seen = [resized(_core.resize_bilinear, _core.min_max(p) if normalize == "minmax" else p) for p in positive]
+        if len(seen) == 1 or fuse != "mean":
+            seen = [_normalized(maps, normalize) for maps in seen]
+    return seen[0] if len(seen) == 1 else _normalized(FUSIONS[fuse](np.stack(seen)), normalize)
 
 
 def _normalized(seen: Floats, normalize: str) -> Floats:

@@ -17,6 +17,7 @@ COLORMAP = np.zeros((256, 3), np.uint8)
         pytest.param(lambda: _core.weighted_sum(MAPS[None], MAPS[None], relu=True), id="weighted_sum"),
         pytest.param(lambda: _core.resize_bilinear(MAPS, 1000, 1000), id="resize_bilinear"),
         pytest.param(lambda: _core.min_max(MAPS), id="min_max"),
+        pytest.param(lambda: _core.saliency_maps(MAPS, 1000, 1000), id="saliency_maps"),
         pytest.param(lambda: _core.overlay(PICTURE, MAPS[0], COLORMAP, 0.5), id="overlay"),
     ],
 )

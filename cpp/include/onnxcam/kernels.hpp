@@ -15,9 +15,10 @@
 ///              and the instruction set (SSE2, AVX2, AVX-512, NEON), and equal to `src/reference.cpp`. The one
 ///              exception: which NaN (sign and payload) stands for a NaN is not promised.
 /// NaN          Never hidden: each kernel says where a NaN comes out again.
-/// Threads      `threads` = 1 uses the calling thread only, n >= 2 at most n threads, 0 the machine's threads
-///              if the work is big enough to pay for them. Kernels have no state; calls may overlap in time.
-///              When the system refuses a thread, the others do its part.
+/// Threads      `threads` is the most that are used, the calling one included; 0 means the machine's. Work too
+/// small
+///              to pay for a second thread stays in the calling one. Kernels have no state; calls may overlap in
+///              time. When the system refuses a thread, the others do its part.
 /// Exceptions   Only std::bad_alloc, before any output is written.
 
 #include <cstddef>
@@ -64,6 +65,13 @@ void resize_bilinear(const float* maps, float* out, std::size_t N, std::size_t h
 /// negative zero. NaN: a map with a NaN or an infinity, or whose range overflows float32, becomes NaN throughout.
 /// `out` may be `maps`.
 void min_max(const float* maps, float* out, std::size_t N, std::size_t pixels, float epsilon);
+
+/// out (N, H, W) = saliency maps of raw maps (N, h, w): max(., 0), `min_max`, `resize_bilinear`, `min_max`.
+///
+/// The four steps one after the other, bit for bit, `epsilon` in both of `min_max`; `out` is written once.
+/// NaN: a raw map with a NaN or a positive infinity becomes NaN throughout.
+void saliency_maps(const float* raws, float* out, std::size_t N, std::size_t h, std::size_t w, std::size_t H,
+                   std::size_t W, Affine y, Affine x, float epsilon, int threads = 0);
 
 /// out (pixels, 3) = (1 - opacity) * picture + opacity * colormap[index], rounded to nearest, halves upwards.
 ///
