@@ -471,7 +471,7 @@ def _check(arguments: argparse.Namespace) -> int:
         console.print_line(f"output   {output['name']}: {output['shape']}")
     if verification is not None:
         console.print_line(
-            f"gradient {'verified' if verification.verified else 'WRONG'} at {verification.layer}: relative error "
+            f"gradient {'verified' if verification.verified else 'NOT verified'} at {verification.layer}: relative error "
             f"{verification.error:.1e} over {verification.directions} directions, {verification.oracle} differences"
         )
         if failed:

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxcam.autodiff.registry import RULES, Rule
+from onnxcam.check import check
 from onnxcam.cli import main
 from onnxcam.verify import smoothed, verify
 
@@ -27,6 +28,16 @@ def test_every_real_model_is_verified(file: Path, capsys: pytest.CaptureFixture[
     assert found["error"] <= (1e-3 if found["oracle"] == "float64" else 1e-2)
     assert found["derivative"] > 0
     assert set(found) >= {"verified", "error", "step", "directions", "oracle"}
+
+
+@pytest.mark.skipif(not MODELS, reason="the shared models are not here")
+@pytest.mark.parametrize("name", ["mnist_cntk8", "vww96_mlperf_int8_qdq", "mobilenet_v1_025_128_qdq_nhwc"])
+def test_the_gradient_at_the_first_map_is_verified_through_the_whole_network(name: str) -> None:
+    file = SHARED / f"{name}.onnx"
+    first = check(file).layers[-1].layer.name
+    found = verify(file, layer=first)
+    assert found.oracle == "float64"
+    assert found.error < 1e-4
 
 
 def network(middle: str = "a = Sigmoid(c)") -> onnx.ModelProto:
