@@ -401,8 +401,8 @@ class Explainer:
             for o, alpha in zip(e.layers, maps, strict=True)
         ]
 
-    def _gradients(self, x: npt.NDArray[Any], index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        alpha = self._explained.layers[0].alpha
+    def _gradients(self, x: npt.NDArray[Any], index: npt.NDArray[np.int64], layer: int = 0) -> npt.NDArray[np.float32]:
+        alpha = self._explained.layers[layer].alpha
         return np.concatenate([self._run(*chunk, outputs=(alpha,))[alpha] for chunk in self._chunks(x, index)])
 
     def _head_scores(

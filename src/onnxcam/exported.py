@@ -439,8 +439,8 @@ def _assembled(
 
 
 def _grid(chosen: Plan, layer: Layer, bound: Size) -> Size:
-    """The size of a raw map: a method that makes the map itself makes it at the input's size."""
-    return bound if chosen.method.makes_maps else layer.grid
+    """The size of a raw map: a method that makes the map itself makes it at the input's size, unless it says so."""
+    return bound if chosen.method.makes_maps and not chosen.method.on_grid else layer.grid
 
 
 def _targets(op: Builder, chosen: Plan, request: _Request, class_index: str | None) -> list[Target]:

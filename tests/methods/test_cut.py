@@ -181,7 +181,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("how", LAYOUTS)
-@pytest.mark.parametrize("method", ["ablationcam", "reciprocam"])
+@pytest.mark.parametrize("method", ["ablationcam", "reciprocam", "dff"])
 def test_a_layer_that_lies_otherwise_gives_the_map_of_its_twin_with_channels_first(method: str, how: str) -> None:
     def model(body: str) -> ModelProto:
         made = parser.parse_model(f"""

@@ -1,27 +1,37 @@
 """What the table of methods says of each method is what the method does."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import test_transformers as transformers
 from PIL import Image
 from test_identities import maps, network, pictures
 from toy import toy
 
 from onnxcam import Explainer, rewrite
 from onnxcam.check import check
-from onnxcam.errors import UsageError
+from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.methods import METHODS, Option
 from onnxcam.runtime import Session
 
-FEW = {"masks": 7, "samples": 3, "steps": 4, "window": 6}  # small numbers for options that cost passes
+FEW = {"masks": 7, "samples": 3, "steps": 4, "window": 6, "components": 4}  # small numbers for options that cost passes
+TRANSFORMERS = {"vitreciprocam", "legrad"}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "add-a-method.md"
 
 
 def few(name: str) -> dict[str, int]:
     return {option: FEW[option] for option in METHODS[name].options if option in FEW}
+
+
+def subject(name: str) -> tuple[onnx.ModelProto | Path, np.ndarray, tuple[int, int]]:
+    """A model that the method takes, one sample of it, and the grid of its automatic layer."""
+    if name in TRANSFORMERS:
+        return transformers.file("vit"), transformers.subject()[0][:1], transformers.GRID
+    return network(6), pictures(6), (6, 6)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -36,22 +46,25 @@ def test_the_forward_passes_that_the_table_states_are_those_that_run(
         (whole if "x" in feeds else head)[0] += max(len(v) for v in feeds.values())
         return run(self, feeds, outputs)
 
-    explainer = Explainer(network(6), method=name, method_options=few(name), threads=1)
+    model, x, (h, w) = subject(name)
+    explainer = Explainer(model, method=name, method_options=few(name), size=x.shape[2:], threads=1)
     monkeypatch.setattr(Session, "run", counted)
-    explainer.explain_tensor(pictures(6), 1)
-    numbers = {"K": 8, "h": 6, "w": 6, "windows": 9, **few(name)}
+    explainer.explain_tensor(x, 1)
+    numbers = {"K": 8, "h": h, "w": w, "windows": 9, **few(name)}
     passes = re.sub(r"(\w+) (?=\w)", r"\1 * ", METHODS[name].passes.replace(" heads", ""))
     first, *rest = passes.split(" + ")
     stated = [eval(term, {}, numbers) for term in (first, *rest)]
     if "heads" in METHODS[name].passes:
-        assert (whole[0], head[0]) == (stated[0], stated[1])
+        assert (whole[0], head[0]) == (stated[0], sum(stated[1:]))
     else:
         assert (whole[0], head[0]) == (sum(stated), 0)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_maps_of_two_classes_differ_exactly_where_the_table_says_so(name: str) -> None:
-    first, second = (maps(network(6), pictures(6), c, method=name, method_options=few(name))[0] for c in (1, 3))
+    model, x, _ = subject(name)
+    options = {"method": name, "method_options": few(name), "size": x.shape[2:]}
+    first, second = (maps(model, x, c, **options)[0] for c in (1, 3))
     scale = max(np.abs(first.raw).max(), np.abs(second.raw).max())
     assert (np.abs(first.raw - second.raw).max() > 1e-3 * scale) == METHODS[name].class_discriminative
 
@@ -70,15 +83,17 @@ def blocked() -> onnx.ModelProto:
 def test_methods_without_gradients_are_those_offered_behind_an_operator_without_a_rule() -> None:
     report = check(blocked(), size=(12, 12))
     methods = next(r.methods for r in report.layers if r.layer.name == "a")
-    assert {*methods} == {name for name, row in METHODS.items() if not row.gradients} - {"cam"}
+    assert {*methods} == {name for name, row in METHODS.items() if not row.gradients} - {"cam", *TRANSFORMERS}
 
 
 def test_a_check_offers_exactly_the_methods_that_an_explainer_takes() -> None:
-    report = check(toy())
-    assert report.automatic is not None
-    for name in METHODS:
-        Explainer(toy(), method=name, method_options=few(name))
-    assert {*report.automatic.methods} == {*METHODS}
+    for model, size, others in ((toy(), None, TRANSFORMERS), (transformers.file("vit"), (24, 36), {"cam"})):
+        report = check(model, size=size)
+        assert report.automatic is not None
+        assert {*report.automatic.methods} == {*METHODS} - others
+        for name in METHODS:
+            with pytest.raises(UnsupportedError) if name in others else nullcontext():
+                Explainer(model, method=name, method_options=few(name), size=size)
 
 
 def test_text_becomes_the_type_of_the_option() -> None:

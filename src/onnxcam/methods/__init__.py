@@ -2,7 +2,9 @@
 
 # The order of the table.
 # isort: off
-from onnxcam.methods import gradient, ablation, masked, attribution, fullgrad, baseline
+from onnxcam.methods import gradient, ablation, attention, factorization, masked, attribution, smooth
+from onnxcam.methods import fullgrad, baseline
+
 # isort: on
 from onnxcam.methods.loop import Loop
 from onnxcam.methods.registry import (
@@ -24,9 +26,11 @@ __all__ = [
     "MethodContext",
     "Option",
     "ablation",
+    "attention",
     "attribution",
     "baseline",
     "explained_by",
+    "factorization",
     "find_method",
     "fullgrad",
     "gradient",
@@ -34,4 +38,5 @@ __all__ = [
     "masked",
     "method",
     "possible_methods",
+    "smooth",
 ]

@@ -122,9 +122,13 @@ def reciprocam(loop: Loop) -> list[Floats]:
             loop.changed_scores(layer, sample, _single_cells(a[sample], layout), layout.cells)
             for sample in range(len(a))
         ]
-        scores = np.stack(found)
-        maps.append((scores - scores.min(axis=1, keepdims=True)).reshape(len(a), *layout.grid))
+        maps.append(lowest_at_zero(np.stack(found), layout))
     return maps
+
+
+def lowest_at_zero(scores: Floats, layout: Layout) -> Floats:
+    """Scores (N, cells) as maps (N, h, w) whose lowest cell is 0."""
+    return np.asarray((scores - scores.min(axis=1, keepdims=True)).reshape(len(scores), *layout.grid))
 
 
 def _single_cells(a: Floats, layout: Layout) -> Iterator[Floats]:

@@ -93,7 +93,7 @@ def integratedgradients(loop: Loop) -> list[Floats]:
     maps = []
     for sample, x in enumerate(loop.x):
         total, done = np.zeros(a.shape[1:]), 0
-        for gradients in _gradients(loop, sample, (baseline + t * (x - baseline) for t in times), steps):
+        for gradients in gradients_at(loop, sample, (baseline + t * (x - baseline) for t in times), steps):
             total += np.tensordot(shares[done : done + len(gradients)], gradients, 1)
             done += len(gradients)
         found = ((a[sample] - baseline) * total).sum(axis=0)
@@ -151,7 +151,7 @@ def _moments(loop: Loop, reduced: Callable[[Doubles, Doubles], Doubles]) -> list
     maps = []
     for sample, x in enumerate(loop.x):
         mean, square = np.zeros((2, *loop.activations[0].shape[1:]))
-        for gradients in _gradients(loop, sample, _noisy(loop, x, count), count):
+        for gradients in gradients_at(loop, sample, noisy(loop, x, count), count):
             double = gradients.astype(np.float64)
             mean += double.sum(axis=0) / count
             square += (double**2).sum(axis=0) / count
@@ -159,14 +159,16 @@ def _moments(loop: Loop, reduced: Callable[[Doubles, Doubles], Doubles]) -> list
     return [np.stack(maps).astype(np.float32)]
 
 
-def _noisy(loop: Loop, x: Array, count: int) -> Iterator[Array]:
+def noisy(loop: Loop, x: Array, count: int) -> Iterator[Array]:
+    """`count` copies of a sample with seeded normal noise of `std` times its range."""
     rng, std = loop.random(), np.float32(loop.options["std"]) * np.float32(np.ptp(x))
     return (x + std * rng.standard_normal(x.shape, np.float32) for _ in range(count))
 
 
-def _gradients(loop: Loop, sample: int, points: Iterator[Array], total: int) -> Iterator[Floats]:
+def gradients_at(loop: Loop, sample: int, points: Iterator[Array], total: int, layer: int = 0) -> Iterator[Floats]:
+    """The gradients (n, K, h, w) at a layer, on `total` other inputs in place of a sample's, chunk by chunk."""
     for chunk in loop.chunks(sample, points, total):
-        yield loop.gradients(chunk.astype(loop.x.dtype), np.full(len(chunk), loop.index[sample]))
+        yield loop.gradients(chunk.astype(loop.x.dtype), np.full(len(chunk), loop.index[sample]), layer)
 
 
 @method(

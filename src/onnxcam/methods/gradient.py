@@ -88,7 +88,7 @@ def shapleycam(context: MethodContext) -> str:
     context.settle(gradients, *context.target.values)
     op = context.op
     product = differentiate(context.graph, op, gradients, [layer], cotangent=context.activations)[layer]
-    effect = gradients if product is None else op.Sub(gradients, op.Mul(product, 0.5))
+    effect = gradients if product is None else op.Sub(gradients, op.Mul(context.channels_first(product), 0.5))
     return str(op.ReduceMean(effect, [2, 3], keepdims=1))
 
 

@@ -21,7 +21,7 @@ class Loop:
     x: the model-ready input, batch first, spatial axes `axes` (height, width). zero: the number that means 0 in x.
     index (N,) the classes explained. score (N,) their scores on x. activations: per target layer, A (N, K, h, w).
     scores(x, index): the model's scores (n,) of the given classes on other inputs of the same kind, any number of them.
-    gradients(x, index): likewise the method's own alpha, of the first layer. layouts: per target layer, how it lies.
+    gradients(x, index, layer=0): likewise the method's own alpha. layouts: per target layer, how it lies.
     cuts: per target layer, the value (N, ...) at which the method cuts the model, as it lies in the model.
     head_scores(layer, sample, values): the scores (n,) of a sample with that value replaced by values (n, ...).
     options: of the method. seed: of all random draws. facts: per sample, what the method wants recorded.
@@ -35,7 +35,7 @@ class Loop:
     activations: Sequence[Floats]
     layouts: Sequence[Layout]
     scores: Callable[[Array, npt.NDArray[np.int64]], Floats]
-    gradients: Callable[[Array, npt.NDArray[np.int64]], Floats]
+    gradients: Callable[..., Floats]
     cuts: Sequence[Floats]
     head_scores: Callable[[int, int, Floats], Floats]
     options: Mapping[str, Any]

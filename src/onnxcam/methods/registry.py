@@ -158,8 +158,9 @@ class Method:
     alpha: emits the weights in the graph. loop: computes the weights or the maps on the host, by running the model
     again. combine: `sum` over channels, `eigen` or `kpca` on the host, or `none` where the function makes the map.
     passes: forward passes of the model for one sample. requires raises UnsupportedError where the head does not have
-    the form that the method needs. at_input: the "layer" is the picture input itself. cut: the value behind which the
-    loop runs the head alone.
+    the form that the method needs. at_input: the "layer" is the picture input itself. on_grid: the map that the
+    function makes lies on the layer's grid, not on the picture's. cut: the value behind which the loop runs the head
+    alone.
     """
 
     name: str
@@ -173,6 +174,7 @@ class Method:
     passes: str = "1"
     requires: Callable[[Graph, Head, Layer], object] | None = None
     at_input: bool = False
+    on_grid: bool = False
     cut: CutFunction | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
 
@@ -185,7 +187,8 @@ class Method:
         """What the method emits for the context's layer: A, or the map itself, and alpha."""
         if self.makes_maps:
             return self.alpha(context), context.op.constant(np.ones((1, 1, 1, 1), np.float32))
-        return context.activations, self.alpha(context)
+        alpha = self.alpha(context)  # first: it may settle, which drops what nothing needs yet
+        return context.activations, alpha
 
     @property
     def needs(self) -> tuple[str, ...]:
