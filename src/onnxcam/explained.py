@@ -59,6 +59,7 @@ class ExplainedModel:
     on), `score` (N,) float32, `index` (N,) int64 the class explained, `logits` (N, C) float32 and, where the model
     ends in an activation, `probabilities` (N, C) float32. The input `class_index` (1,) or (N,) int64 chooses the
     class, -1 the predicted one. class_head makes the part behind the layer, from A to score and alpha of a class.
+    `values` says which value of the model each output is: itself, or the value of which it would be a copy.
     """
 
     model: ModelProto
@@ -75,6 +76,7 @@ class ExplainedModel:
     index: str
     logits: str
     probabilities: str | None
+    values: Mapping[str, str]
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -196,8 +198,13 @@ def plan(
     )
 
 
-def explained_model(graph: Graph, image: ImageInput, *, score: str = "logit", **wanted: Any) -> ExplainedModel:
-    """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite` and `plan`."""
+def explained_model(
+    graph: Graph, image: ImageInput, *, score: str = "logit", copies: bool = True, **wanted: Any
+) -> ExplainedModel:
+    """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite` and `plan`.
+
+    copies: every output has its name, as a copy; else what nodes make is output under its own name, see `values`.
+    """
     chosen = plan(graph, image, **wanted)
     row, head, layers = chosen.method, chosen.head, chosen.layers
     taken = chosen.names
@@ -214,12 +221,16 @@ def explained_model(graph: Graph, image: ImageInput, *, score: str = "logit", **
     maps = chosen.emit(context)
     per_class = partial(head_after, context.graph, layers[0].name, [target.score, maps[0][1]], image.name)
     outputs = []
+    values: dict[str, str] = {}
 
     def expose(role: str, value: str, dtype: int, shape: list[Dim]) -> str:
         name = free_name(f"onnxcam_{role}", taken)
         taken.add(name)
-        context.op.nodes.append(helper.make_node("Identity", [value], [name], name=name))
-        outputs.append(tensor_info(name, dtype, shape))
+        if copies or context.graph.producer(value) is None or value in values.values():
+            context.op.nodes.append(helper.make_node("Identity", [value], [name], name=name))
+            value = name
+        values[name] = value
+        outputs.append(tensor_info(value, dtype, shape))
         return name
 
     def expose_map(number: int, layer: Layer, activations: str, alpha: str) -> LayerOutputs:
@@ -235,10 +246,9 @@ def explained_model(graph: Graph, image: ImageInput, *, score: str = "logit", **
 
     def expose_cut(suffix: str, cut: HeadModel) -> CutOutputs:
         g = context.graph
-        values = enumerate((cut.layer, *cut.crossing))
         names = [
             expose(f"cut{suffix}_{i}", v, g.dtype(v), list(shape) if (shape := g.shape(v)) is not None else [])
-            for i, v in values
+            for i, v in enumerate((cut.layer, *cut.crossing))
         ]
         return CutOutputs(cut, tuple(names))
 
@@ -250,6 +260,7 @@ def explained_model(graph: Graph, image: ImageInput, *, score: str = "logit", **
         index=expose("index", target.index, TensorProto.INT64, ["N"]),
         logits=expose("logits", target.classes, TensorProto.FLOAT, rows),
         probabilities=expose("probabilities", probabilities, TensorProto.FLOAT, rows) if probabilities else None,
+        values=values,
         model=context.op.model(outputs),
         graph=graph,
         image=image,

@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from onnxcam.errors import ModelError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
-from onnxcam.explanation import ClassScore, Explanation
+from onnxcam.explanation import Explanation
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods.head import HeadRunner
@@ -32,7 +32,6 @@ from onnxcam.targets import class_number
 logger = logging.getLogger(__name__)
 
 LABELS_KEY = "onnxcam.labels"
-TOP = 5
 
 TargetLike = str | int | np.integer | None
 PreprocessLike = Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None
@@ -109,6 +108,7 @@ class Explainer:
             score=score,
             output=output,
             options=method_options,
+            copies=False,
         )
         notes = list(graph.notes)
         self.preprocess, self._preprocess_source = _preprocess(preprocess, image, bound, properties, stated)
@@ -328,7 +328,8 @@ class Explainer:
                 layer=self.layer,
                 method=self.method,
                 region=views[i].region,
-                top=self._top(ranked[i]),
+                scores=ranked[i],
+                labels=self.labels,
                 normalize=self._normalize,
                 picture=pictures[i],
                 provenance=self._provenance(pictures[i], indices[i]) | ({"found": facts[i]} if facts[i] else {}),
@@ -450,16 +451,12 @@ class Explainer:
         self, x: npt.NDArray[Any], index: npt.NDArray[np.int64], wanted: int, outputs: Sequence[str] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
         e = self._explained
-        results = self._session.run({e.image.name: x, e.class_index: index}, outputs or e.outputs)
-        return {name: value[:wanted] for name, value in results.items()}
+        names = outputs or e.outputs
+        results = self._session.run({e.image.name: x, e.class_index: index}, [e.values[name] for name in names])
+        return {name: results[e.values[name]][:wanted] for name in names}
 
     def _label(self, index: int) -> str | None:
         return self.labels[index] if self.labels else None
-
-    def _top(self, scores: npt.NDArray[Any]) -> tuple[ClassScore, ...]:
-        top = np.argpartition(-scores, min(TOP, len(scores)) - 1)[:TOP]
-        best = top[np.lexsort((top, -scores[top]))]
-        return tuple(ClassScore(int(i), self._label(int(i)), float(scores[i])) for i in best)
 
     @cached_property
     def _facts(self) -> dict[str, Any]:

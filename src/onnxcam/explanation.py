@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from onnxcam.errors import OutputError, UsageError
 from onnxcam.output import write_atomically
 from onnxcam.picture import Picture
 from onnxcam.render import encoded, overlay
+
+TOP = 5
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Explanation:
     `raw` is the first.
     score: the explained scalar (logit, or probability where that was asked for).
     probability: the class's probability where the model ends in Softmax or Sigmoid, else None.
-    top: the highest classes, best first. region: x0, y0, x1, y1, the part of the picture that the model saw.
+    scores: (C,) of all classes, probabilities where the model ends in one, else logits; `top` the highest, best first.
+    labels: of all classes. region: x0, y0, x1, y1, the part of the picture that the model saw.
     provenance: everything needed to reproduce the map, as plain JSON values.
     """
 
@@ -54,7 +58,8 @@ class Explanation:
     layer: str
     method: str
     region: tuple[int, int, int, int]
-    top: tuple[ClassScore, ...]
+    scores: npt.NDArray[np.floating[Any]]
+    labels: tuple[str, ...] | None
     normalize: str = "minmax"
     picture: Picture | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -63,6 +68,12 @@ class Explanation:
     def raw(self) -> npt.NDArray[np.float32]:
         """(h, w) float32 signed map of the first layer, un-normalised, in units of the score."""
         return self.raws[0]
+
+    @cached_property
+    def top(self) -> tuple[ClassScore, ...]:
+        """The five classes that score highest, best first."""
+        best = np.argsort(-self.scores, kind="stable")[:TOP]
+        return tuple(ClassScore(int(i), self.labels[i] if self.labels else None, float(self.scores[i])) for i in best)
 
     @property
     def is_empty(self) -> bool:
