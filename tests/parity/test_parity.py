@@ -1,6 +1,7 @@
 """onnxcam against pytorch-grad-cam and PyTorch autograd, on the golden networks (see README.md here)."""
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from onnxcam import Explainer
 from onnxcam.autodiff import differentiate
 from onnxcam.explained import run_once
+from onnxcam.explanation import Explanation
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.layers import Layers
 from onnxcam.graph.load import load
@@ -72,19 +74,25 @@ MAPS = [
 ]
 
 
-@pytest.mark.parametrize(("network", "recipe"), MAPS)
-def test_maps_equal_those_of_pytorch_grad_cam(network: str, recipe: dict[str, Any]) -> None:
+def compared(network: str, recipe: dict[str, Any]) -> Iterator[tuple[Explanation, np.ndarray, np.ndarray]]:
+    """Per sample the explanation, its values, turned where only the sign of a component differs, and the golden."""
     entry, stored = NETWORKS[network], arrays(network)
     explainer = Explainer(GOLDENS / entry["onnx"], size=stored["x"].shape[2:], threads=1, **options(network, recipe))
     explanations = explainer.explain_tensor(stored["x"], entry["classes"][recipe["classes"]])
-    cnn = entry["layout"]["kind"] == "channels_first"
-    tolerance = (TOLERANCE.get(recipe["method"], 1e-5) if cnn else 1e-4) + recipe["float32_noise"]
-    for i, (explanation, golden) in enumerate(zip(explanations, stored[recipe["key"]], strict=True)):
+    for explanation, golden in zip(explanations, stored[recipe["key"]], strict=True):
         values = explanation.values
         if recipe["method"] in FREE_SIGN or recipe.get("eigen_smooth"):
             view = View.identity(values.shape)
             flipped = saliency_maps([-explanation.raw[np.newaxis]], [view])[0]
             values = min(values, flipped, key=lambda v: float(np.abs(v - golden).max()))
+        yield explanation, values, golden
+
+
+@pytest.mark.parametrize(("network", "recipe"), MAPS)
+def test_maps_equal_those_of_pytorch_grad_cam(network: str, recipe: dict[str, Any]) -> None:
+    cnn = NETWORKS[network]["layout"]["kind"] == "channels_first"
+    tolerance = (TOLERANCE.get(recipe["method"], 1e-5) if cnn else 1e-4) + recipe["float32_noise"]
+    for i, (explanation, values, golden) in enumerate(compared(network, recipe)):
         np.testing.assert_allclose(values, golden, rtol=0, atol=tolerance)
         assert explanation.is_empty == (i in recipe["empty"])
 
