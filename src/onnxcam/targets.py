@@ -8,6 +8,8 @@ from difflib import get_close_matches
 import numpy as np
 from onnx import TensorProto, ValueInfoProto
 
+from onnxcam.autodiff.engine import INTEGERS
+from onnxcam.autodiff.quantized import real_value
 from onnxcam.errors import UsageError
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.head import Head
@@ -33,7 +35,8 @@ class Target:
     @property
     def values(self) -> tuple[str, ...]:
         """What has to be kept of the graph for the target."""
-        return tuple(v for v in (self.score, self.index, self.classes, self.probabilities, self.one_hot) if v is not None)
+        values = (self.score, self.index, self.classes, self.probabilities, self.one_hot)
+        return tuple(value for value in values if value is not None)
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,11 @@ def class_target(op: Builder, head: Head, kind: str = "logit", input_name: str =
     if kind == "finer" and head.classes < 4:
         raise UsageError(f"score `finer` compares with 3 other classes; the model has {head.classes}", "use `logit`")
     with op.scope("target"):
-        logits = _matrix(op, head.logits)
+        logits = _matrix(op, head.logits, real_value(op, head.logits))
         probabilities = _probabilities(op, head)
         normalized = probabilities or (op.Softmax(logits, axis=1) if head.classes > 1 else op.Sigmoid(logits))
-        predicted = op.ArgMax(logits, axis=1, keepdims=0)
+        # The model's own choice: logits before their quantisation may rank otherwise.
+        predicted = op.ArgMax(_matrix(op, head.output, _number(op, head.output)), axis=1, keepdims=0)
         index = op.Where(op.Less(input_name, 0), predicted, input_name)
         same = op.Equal(op.Unsqueeze(index, [1]), np.arange(head.classes, dtype=np.int64))
         one_hot = op.Cast(same, to=op.dtype)
@@ -128,16 +132,19 @@ def _probabilities(op: Builder, head: Head) -> str | None:
     if head.activation is None:
         return None
     if op.graph.dtype(head.output) in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
-        rows = _matrix(op, head.output)
+        rows = _matrix(op, head.output, op.as_float(head.output))
         return str(op.Exp(rows)) if head.activation == "LogSoftmax" else rows
-    logits = _matrix(op, head.logits)
+    logits = _matrix(op, head.logits, real_value(op, head.logits))
     return str(op.Sigmoid(logits) if head.activation == "Sigmoid" else op.Softmax(logits, axis=1))
 
 
-def _matrix(op: Builder, value: str) -> str:
-    """A score tensor as (N, C) in the builder's float type."""
+def _number(op: Builder, value: str) -> str:
+    return str(op.Cast(value, to=op.dtype)) if op.graph.dtype(value) in INTEGERS else op.as_float(value)
+
+
+def _matrix(op: Builder, value: str, rows: str) -> str:
+    """A score tensor, in floats `rows`, as (N, C)."""
     shape = op.graph.shape(value) or ()
-    rows = op.as_float(value)
     if len(shape) == 2:
         return rows
     return str(op.Reshape(rows, [1, -1]) if len(shape) == 1 else op.Flatten(rows, axis=1))

@@ -11,7 +11,7 @@ from onnxcam.graph.read import read
 
 def head(body: str, outputs: str = "float[N,4] y", output: str | None = None) -> Head:
     text = f"""
-        <ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => ({outputs})
+        <ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]> g (float[N,3,8,8] x) => ({outputs})
         <float[4,3] v = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}}, float[1,3] one = {{1, 1, 1}}>
         {{ p = GlobalAveragePool(x) f = Flatten(p) z = Gemm<transB=1>(f, v) {body} }}"""
     return classifier_head(load(read(parser.parse_model(text)), {"x": ["N", 3, 8, 8]}), output)
@@ -47,6 +47,39 @@ PASSIVE = {
         "sc = Constant<value_float=0.1>() zp = Constant<value = uint8 {0}>() y = QuantizeLinear(z, sc, zp)",
         "uint8[N,4] y",
         "z",
+        None,
+    ),
+    "quantised and back: read before the pair": (
+        "sc = Constant<value_float=0.1>() zp = Constant<value = int8 {0}>() q = QuantizeLinear(z, sc, zp) "
+        "y = DequantizeLinear(q, sc, zp)",
+        "float[N,4] y",
+        "z",
+        None,
+    ),
+    "quantised, reshaped, back, Softmax, QuantizeLinear": (
+        "sc = Constant<value_float=0.1>() zp = Constant<value = int8 {0}>() q = QuantizeLinear(z, sc, zp) "
+        "two = Constant<value_ints=[0,-1]>() r = Reshape(q, two) d = DequantizeLinear(r, sc, zp) s = Softmax(d) "
+        "y = QuantizeLinear(s, sc, zp)",
+        "int8[N,4] y",
+        "z",
+        "Softmax",
+    ),
+    "QLinearSoftmax of a quantised product": (
+        "sc = Constant<value_float=0.1>() zp = Constant<value = uint8 {0}>() q = QuantizeLinear(f, sc, zp) "
+        "w = Constant<value = uint8[3,4] {1,2,3,4,5,6,7,8,9,10,11,12}>() "
+        "m = QLinearMatMul(q, sc, zp, w, sc, zp, sc, zp) "
+        "two = Constant<value_ints=[0,-1]>() r = Reshape(m, two) "
+        "s = com.microsoft.QLinearSoftmax<axis=1, opset=13>(r, sc, zp, sc, zp) y = DequantizeLinear(s, sc, zp)",
+        "float[N,4] y",
+        "m",
+        "Softmax",
+    ),
+    "a quantised product itself": (
+        "sc = Constant<value_float=0.1>() zp = Constant<value = uint8 {0}>() q = QuantizeLinear(f, sc, zp) "
+        "w = Constant<value = uint8[3,4] {1,2,3,4,5,6,7,8,9,10,11,12}>() "
+        "y = QLinearMatMul(q, sc, zp, w, sc, zp, sc, zp)",
+        "uint8[N,4] y",
+        "y",
         None,
     ),
     "(N, C, 1, 1)": (

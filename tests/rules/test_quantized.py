@@ -244,7 +244,9 @@ def test_quantised_operator_has_its_float_twin_s_gradient_where_it_did_not_satur
     known |= {f"s{k}": scales[k] for k in letters} | {f"z{k}": zeros[k] for k in letters}
     names = set(re.findall(r"\w+", q.call.partition("(")[2]))
     inputs = [f"{dtype}{list(s)} {k}" for k, s in zip(letters, q.shapes, strict=True)]
-    model = read(f"({', '.join(inputs + bools)}) => ({q.output}{list(y.shape)} y) {{ y = {q.call} }}", q.opset,
+    # behind a Concat of one: scores at the very end would not be cut
+    body = f"{{ t = {q.call} y = Concat<axis=0>(t) }}"
+    model = read(f"({', '.join(inputs + bools)}) => ({q.output}{list(y.shape)} y) {body}", q.opset,
                  **{k: np.asarray(v) for k, v in known.items() if k in names})  # fmt: skip
     (quantised,) = session(model).run(["y"], integers | condition)
     u = rng.normal(size=y.shape).astype(np.float32).astype(np.float64)
@@ -300,6 +302,80 @@ def test_dynamic_quantisation_with_integer_product_has_the_real_product_s_gradie
         }}""", 18, b=b, sb=np.float32(0.015), zb=np.uint8(120))  # fmt: skip
     (dx,) = gradients(model, ["x"], "y", {"x": x}, u, True)
     np.testing.assert_allclose(dx, u @ ((b.astype(float) - 120) * 0.015).T, rtol=1e-5, atol=1e-6)
+
+
+SCORES = "t = Reshape(m, shape) p = com.microsoft.QLinearSoftmax<axis=1, opset=13>(t, s, z, s, z) "
+SCORES += "y = DequantizeLinear(p, s, z)"
+
+
+@pytest.mark.parametrize("end", ["y = DequantizeLinear(m, s, z)", SCORES, "e = Relu(m) y = DequantizeLinear(e, s, z)"])
+def test_logits_of_a_quantised_operator_are_not_cut_at_the_ends_of_their_range(end: str) -> None:
+    """a b^T = (140, -140, 70): the first two saturate. Behind a ReLU it is a feature, and is cut."""
+    constants = {"b": [[2], [-2], [1]], "s": np.float32(1), "z": np.int8(0), "shape": [0, 3]}
+    arrays = {k: np.asarray(v, getattr(v, "dtype", np.int8)) for k, v in constants.items()}
+    arrays["b"], arrays["shape"] = arrays["b"].T, arrays["shape"].astype(np.int64)
+    model = read(f"(int8[1,1] a) => (float[1,3] y) {{ m = QLinearMatMul(a, s, z, b, s, z, s, z) {end} }}", 18, **arrays)
+    graph = Graph(model)
+    op = Builder(graph)
+    dx = []
+    for u in np.eye(3, dtype=np.float32):
+        grads = differentiate(graph, op, "m", ["a"], cotangent=op.floats(u[None]))
+        rewritten = op.model([tensor_info(str(grads["a"]), TensorProto.FLOAT, None)])
+        dx.append(session(rewritten).run([grads["a"]], {"a": np.array([[70]], np.int8)})[0].item())
+    assert dx == ([0, 0, 1] if "Relu" in end else [2, -2, 1])
+
+
+INTEGER_KINKS = {
+    "Relu": ("r = Relu(q)", lambda q: np.maximum(q, 0), "int8"),
+    "Clip": ("r = Clip(q, low, high)", lambda q: np.clip(q, -7, 20), "int8"),
+    "Clip of uint8": ("r = Clip(q, ulow, uhigh)", lambda q: np.clip(q, 120, 150), "uint8"),
+    "Max": ("r = Max(q, low)", lambda q: np.maximum(q, -7), "int8"),
+    "Min": ("r = Min(q, uhigh)", lambda q: np.minimum(q, 150), "uint8"),
+    "Max of two": ("t = Slice(q, one, four, one) k = Slice(q, zero, three, one) r = Max(t, k)",
+                   lambda q: np.maximum(q[:, 1:], q[:, :-1]), "uint8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize("name", INTEGER_KINKS)
+def test_integers_have_their_kinks_where_the_operator_has_them(name: str, opset: int) -> None:
+    """The zero point is 5 (int8) or 130 (uint8), so that the stored 0 is not the real one.
+
+    The oracle moves each real value by whole steps to both sides and dequantises what the operator makes of them.
+    """
+    body, forward, dtype = INTEGER_KINKS[name]
+    scale, zero = 0.5, np.asarray(5 if dtype == "int8" else 130, dtype)
+    stored = np.array([[-30.0, -3, 9, 60]]) + (0 if dtype == "int8" else 128)
+    constants = {"s": np.float32(scale), "z": zero, "low": np.int8(-7), "high": np.int8(20), "ulow": np.uint8(120),
+                 "uhigh": np.uint8(150), "zero": [0], "one": [1], "three": [3], "four": [4]}  # fmt: skip
+    arrays = {k: np.asarray(v) for k, v in constants.items() if k in body + " s z"}
+    width = forward(stored).shape[1]
+    model = read(f"(float[1,4] x) => (float[1,{width}] y) {{ q = QuantizeLinear(x, s, z) {body} "
+                 "y = DequantizeLinear(r, s, z) }", opset, **arrays)  # fmt: skip
+    x = (stored - zero) * scale
+    u = np.array([[1.0, -2, 3, 5]])[:, :width]
+    (dx,) = gradients(model, ["x"], "y", {"x": x.astype(np.float32)}, u, True)
+    expected = [(u * (forward(stored + e) - forward(stored - e)) / 2).sum() for e in np.eye(4)]
+    assert dx.ravel().tolist() == expected
+    assert len(set(expected)) > 1
+
+
+def test_a_quantised_tensor_dequantised_by_hand_has_the_gradient_of_dequantize_linear() -> None:
+    x = np.array([[-3.0, 0.2, 400, 7]], np.float32)
+    constants = {"s": np.float32(0.25), "z": np.uint8(20), "k": np.float32(0.25), "o": np.float32(20)}
+    by_hand = read("(float[1,4] x) => (float[1,4] y) { q = QuantizeLinear(x, s, z) f = Cast<to=1>(q) g = Sub(f, o) "
+                   "y = Mul(g, k) }", 18, **{k: np.asarray(v) for k, v in constants.items()})  # fmt: skip
+    (dx,) = gradients(by_hand, ["x"], "y", {"x": x}, np.array([[1.0, 2, 3, 4]]), True)
+    assert dx.tolist() == [[1, 2, 0, 4]]
+
+
+def test_a_cast_of_a_tensor_quantised_per_channel_divides_by_each_channel_s_scale() -> None:
+    x = np.array([[-3.0, 0.2, 4]], np.float32)
+    constants = {"s": np.array([0.25, 0.5, 2], np.float32), "z": np.full(3, 20, np.uint8)}
+    text = "(float[1,3] x) => (float[1,3] y) { q = QuantizeLinear<axis=1>(x, s, z) y = Cast<to=1>(q) }"
+    model = read(text, 18, **constants)
+    (dx,) = gradients(model, ["x"], "y", {"x": x}, np.array([[1.0, 1, 1]]), True)
+    assert dx.tolist() == [[4, 2, 0.5]]
 
 
 CHAIN = """(float[1,2,6,6] x) => (float[1,4] y) {

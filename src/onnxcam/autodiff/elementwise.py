@@ -1,9 +1,15 @@
-"""Rules of element-wise operators. Masks are products with a cast boolean: `Where` costs three times as much."""
+"""Rules of element-wise operators. Masks are products with a cast boolean: `Where` costs three times as much.
+
+Integers, which ReLU, Clip and Max meet between quantised operators, are taken for the numbers that are stored: a kink
+lies where the operator has it (ReLU's at the stored 0), whatever real value that stands for. Slopes between the real
+values are the same, since the scale is the same before and after.
+"""
 
 import math
 from collections.abc import Callable
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxcam.autodiff.engine import INTEGERS, Primal
 from onnxcam.autodiff.registry import ALL, Cotangents, vjp
@@ -17,7 +23,8 @@ def _unary(*kinds: str) -> Callable[[Derivative], Derivative]:
     def register(derivative: Derivative) -> Derivative:
         @vjp(*kinds, wrt=(0,))
         def rule(op: Builder, node: Primal, dy: str) -> Cotangents:
-            return (op.Mul(dy, derivative(op, node, node.input(0), node.outputs[0])),)
+            x, y = (number(op, node, v) for v in (node.inputs[0], node.outputs[0]))
+            return (op.Mul(dy, derivative(op, node, x, y)),)
 
         rule.__doc__ = derivative.__doc__
         return derivative
@@ -25,15 +32,20 @@ def _unary(*kinds: str) -> Callable[[Derivative], Derivative]:
     return register
 
 
+def number(op: Builder, node: Primal, value: str) -> str:
+    """A primal of the node in the builder's float type, integers included."""
+    return str(op.Cast(value, to=op.dtype)) if node.graph.dtype(value) in INTEGERS - {TensorProto.BOOL} else value
+
+
 def mask(op: Builder, condition: str) -> str:
     """A boolean as 0 and 1 in the builder's float type."""
     return str(op.Cast(condition, to=op.dtype))
 
 
-@vjp("Identity", "Cast", "CastLike", wrt=(0,))
+@vjp("Identity", wrt=(0,))
 def identity(op: Builder, node: Primal, dy: str) -> Cotangents:
-    """dx = dy. Cotangents always have the builder's float type, so a cast between floats passes them through."""
-    return (None if node.output_dtype() in INTEGERS else dy,)
+    """dx = dy."""
+    return (dy,)
 
 
 @vjp("Dropout", wrt=(0,))
@@ -66,15 +78,15 @@ def sub(op: Builder, node: Primal, dy: str) -> Cotangents:
 @vjp("Mul", broadcast=(ALL,))
 def mul(op: Builder, node: Primal, dy: str) -> Cotangents:
     """da = dy * b, db = dy * a."""
-    a, b = node.inputs
+    a, b = (number(op, node, x) for x in node.inputs)
     return (op.Mul(dy, b) if node.live(0) else None, op.Mul(dy, a) if node.live(1) else None)
 
 
 @vjp("Div", broadcast=(ALL,))
 def div(op: Builder, node: Primal, dy: str) -> Cotangents:
     """da = dy / b, db = -dy * y / b."""
-    da = op.Div(dy, node.inputs[1])
-    return (da, op.Neg(op.Mul(da, node.outputs[0])) if node.live(1) else None)
+    da = op.Div(dy, number(op, node, node.inputs[1]))
+    return (da, op.Neg(op.Mul(da, number(op, node, node.outputs[0]))) if node.live(1) else None)
 
 
 @vjp("Sum", broadcast=(ALL,))
@@ -94,7 +106,8 @@ def extremum(op: Builder, node: Primal, dy: str) -> Cotangents:
     """The winner takes dy; ties share it equally, as PyTorch's `maximum`."""
     if len(node.inputs) == 1:
         return (dy,)
-    wins = [mask(op, op.Equal(x, node.outputs[0])) for x in node.inputs]
+    y, xs = number(op, node, node.outputs[0]), [number(op, node, x) for x in node.inputs]
+    wins = [mask(op, op.Equal(x, y)) for x in xs]
     share = op.Div(dy, op.Sum(*wins))
     return tuple(op.Mul(share, win) for win in wins)
 
@@ -113,7 +126,7 @@ def where(op: Builder, node: Primal, dy: str) -> Cotangents:
 @vjp("Pow", broadcast=(ALL,))
 def power(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy * e * x^(e-1); de = dy * y * log(x), taken as 0 where x <= 0."""
-    x, e = node.inputs
+    x, e = (number(op, node, v) for v in node.inputs)
     constant = node.constant(1)
     if constant is not None and constant.size == 1:
         exponent = float(constant.reshape(()))
@@ -121,21 +134,19 @@ def power(op: Builder, node: Primal, dy: str) -> Cotangents:
             return (dy if exponent else None,)
         slope = x if exponent == 2.0 else op.Pow(x, exponent - 1.0)
         return (op.Mul(dy, op.Mul(slope, exponent)),)
-    if node.dtype(1) in INTEGERS:
-        e = op.Cast(e, to=op.dtype)
     dx = op.Mul(dy, op.Mul(e, op.Pow(x, op.Sub(e, 1.0)))) if node.live(0) else None
     if not node.live(1):
         return (dx, None)
     positive = op.Greater(x, 0.0)
     log = op.Log(op.Where(positive, x, 1.0))
-    return (dx, op.Mul(dy, op.Mul(node.outputs[0], log)))
+    return (dx, op.Mul(dy, op.Mul(number(op, node, node.outputs[0]), log)))
 
 
 @vjp("Mod", broadcast=(ALL,))
 def mod(op: Builder, node: Primal, dy: str) -> Cotangents:
     """y = a - b * n with an integer n: da = dy, db = -dy * n, where n = round((a - y) / b)."""
-    a, b = node.inputs
-    return (dy, op.Neg(op.Mul(dy, op.Round(op.Div(op.Sub(a, node.outputs[0]), b)))) if node.live(1) else None)
+    a, b, y = (number(op, node, v) for v in (*node.inputs, node.outputs[0]))
+    return (dy, op.Neg(op.Mul(dy, op.Round(op.Div(op.Sub(a, y), b)))) if node.live(1) else None)
 
 
 @_unary("Relu")
@@ -154,7 +165,7 @@ def leaky_relu(op: Builder, node: Primal, x: str, y: str) -> str:
 @vjp("PRelu", broadcast=(ALL,))
 def prelu(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy * (1 where x > 0, slope elsewhere and at the kink); dslope = dy * min(x, 0)."""
-    x, slope = node.inputs
+    x, slope = (number(op, node, v) for v in node.inputs)
     positive = mask(op, op.Greater(x, 0.0))
     factor = op.Add(positive, op.Mul(op.Sub(1.0, positive), slope))
     return (op.Mul(dy, factor), op.Mul(dy, op.Min(x, 0.0)) if node.live(1) else None)
@@ -172,13 +183,13 @@ def clip(op: Builder, node: Primal, dy: str) -> Cotangents:
 
     Read from the output, so that a fused convolution stays fused.
     """
-    y, bounds = node.outputs[0], [i for i in (1, 2) if node.has(i)]
+    y, bounds = number(op, node, node.outputs[0]), {i: number(op, node, node.input(i)) for i in (1, 2) if node.has(i)}
     beyond = {1: op.Greater, 2: op.Less}
-    inside = [beyond[i](y, node.input(i)) for i in bounds]
+    inside = [beyond[i](y, bound) for i, bound in bounds.items()]
     if not inside:
         return (dy,)
     dx = op.Mul(dy, mask(op, inside[0] if len(inside) == 1 else op.And(*inside)))
-    at = [op.Mul(dy, mask(op, op.Equal(y, node.input(i)))) if node.live(i) else None for i in (1, 2)]
+    at = [op.Mul(dy, mask(op, op.Equal(y, bounds[i]))) if node.live(i) else None for i in (1, 2)]
     return (dx, *at)[: len(node.inputs)]
 
 

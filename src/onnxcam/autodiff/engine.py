@@ -20,8 +20,9 @@ from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.index import Graph, Node, Shape
 
 INTEGERS = frozenset(
-    {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING}
-    | {TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
+    {TensorProto.INT4, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
+    | {TensorProto.UINT4, TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
+    | {TensorProto.STRING}
 )
 
 

@@ -2,7 +2,7 @@
 
 Rounding has no useful derivative, so it is taken as the identity, and a value that was clipped to the integer type's
 range lets nothing through (straight-through estimator: Bengio et al., 2013, arXiv:1308.3432; with the range, Jacob et
-al., 2018, arXiv:1712.05877). Two conventions hold everywhere:
+al., 2018, arXiv:1712.05877). Three conventions hold everywhere:
 
 * The cotangent of a quantised tensor q (8 bits, 16, 4) is that of the real value it stands for, scale * (q - zero
   point), in the builder's float type. So DequantizeLinear passes its cotangent through, and MaxPool, Reshape, Concat
@@ -10,7 +10,9 @@ al., 2018, arXiv:1712.05877). Two conventions hold everywhere:
   (a uint8 picture), stands for itself.
 * Saturation. QuantizeLinear sees the real value: it lets through where round(x / scale) + zero point is in the type's
   range, ends included. An operator with quantised output (QLinearConv) shows only that output, and a ReLU may be fused
-  into its range: it lets through where q is strictly inside the range.
+  into its range: it lets through where q is strictly inside the range. The half step next to a ReLU's kink, which
+  rounds to 0, is therefore closed here and open in the graph with QuantizeLinear and DequantizeLinear.
+* The logits are never cut: the winner's often lies at the end of its range, and there is nothing fused into them.
 
 Scales and zero points get no gradient, also where they depend on the input (DynamicQuantizeLinear).
 """
@@ -26,9 +28,11 @@ from onnx import TensorProto, helper
 
 from onnxcam.autodiff.compose import apply_rule
 from onnxcam.autodiff.elementwise import mask
-from onnxcam.autodiff.engine import Primal
+from onnxcam.autodiff.engine import INTEGERS, Primal
 from onnxcam.autodiff.registry import Cotangents, vjp
+from onnxcam.errors import UnsupportedError
 from onnxcam.graph.build import Builder
+from onnxcam.graph.head import logit_values
 from onnxcam.graph.index import Graph, Node
 
 _LARGEST = {"FLOAT8E4M3FN": 448.0, "FLOAT8E4M3FNUZ": 240.0, "FLOAT8E5M2": 57344.0, "FLOAT8E5M2FNUZ": 57344.0,
@@ -84,6 +88,14 @@ def dequantize_linear(op: Builder, node: Primal, dy: str) -> Cotangents:
     return (dy,)
 
 
+@vjp("Cast", "CastLike", wrt=(0,))
+def cast(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """dx = dy; divided by the scale where a quantised tensor is taken for numbers; None towards integers."""
+    if node.output_dtype() in INTEGERS:
+        return (None,)
+    return (_per_real(op, node, 0, dy) if node.dtype(0) in INTEGERS else dy,)
+
+
 @vjp("DynamicQuantizeLinear")
 def dynamic_quantize_linear(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy: the range is chosen so that nothing saturates."""
@@ -120,6 +132,22 @@ def quantization(graph: Graph, value: str) -> Quantization | None:
         seen.update(fresh)
         pending.extend(fresh)
     return None
+
+
+def real_value(op: Builder, value: str) -> str:
+    """A value in the builder's float type: other floats are cast, quantised integers dequantised.
+
+    Raises: UnsupportedError for integers whose scale the graph does not tell.
+    """
+    if op.graph.dtype(value) not in INTEGERS:
+        return op.as_float(value)
+    found = quantization(op.graph, value)
+    if found is None:
+        raise UnsupportedError(
+            f"`{value}` holds integers whose scale the graph does not tell",
+            "choose a float layer; `onnxcam layers MODEL` lists them",
+        )
+    return op.as_float(str(op.DequantizeLinear(value, found.scale, found.zero_point, axis=found.axis)))
 
 
 _MOVERS = frozenset(
@@ -273,7 +301,9 @@ def dequantized(op: Builder, value: str, scale: str, zero_point: str, column: Se
 
 
 def _unsaturated(op: Builder, node: Primal, dy: str, zero_point: int) -> str:
-    """dy where the quantised output is strictly inside its type's range."""
+    """dy where the quantised output is strictly inside its type's range; everywhere at the logits."""
+    if node.node.outputs[0] in logit_values(node.graph):
+        return dy
     low, high = value_range(
         node.dtype(zero_point) if node.has(zero_point) else node.output_dtype() or TensorProto.UINT8
     )
@@ -284,7 +314,13 @@ def _unsaturated(op: Builder, node: Primal, dy: str, zero_point: int) -> str:
 def _per_real(op: Builder, node: Primal, position: int, dx: str) -> str:
     """From the cotangent of the integers themselves to that of the real values they stand for."""
     found = quantization(node.graph, node.node.inputs[position])
-    return dx if found is None else str(op.Div(dx, op.Cast(found.scale, to=op.dtype)))
+    if found is None:
+        return dx
+    scale, shape = str(op.Cast(found.scale, to=op.dtype)), node.graph.shape(found.scale)
+    if shape not in ((), (1,)):
+        rank = node.rank(position)
+        scale = str(op.Reshape(scale, [-1 if a == found.axis % rank else 1 for a in range(rank)]))
+    return str(op.Div(dx, scale))
 
 
 def _through_twin(twin: Twin) -> Callable[..., Cotangents]:

@@ -1,7 +1,9 @@
 """The end of a classifier: which output holds the class scores, and where its logits are.
 
-A Softmax, LogSoftmax or Sigmoid at the end is stepped over, through the reshapes, transposes, casts and quantisers
-that converters put around it: gradients of a saturated probability vanish, those of the logit do not.
+A Softmax, LogSoftmax or Sigmoid at the end is stepped over, quantised or not, through the reshapes, transposes, casts
+and quantisers that converters put around it: gradients of a saturated probability vanish, those of the logit do not.
+For the same reason the logits are the real values before their own quantisation: the winner often lies at the end of
+its range.
 """
 
 import math
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from onnx import TensorProto
 
 from onnxcam.errors import UnsupportedError, UsageError
-from onnxcam.graph.index import Graph, Shape
+from onnxcam.graph.index import Graph, Node, Shape
 
 ACTIVATIONS = ("Softmax", "LogSoftmax", "Sigmoid")
 
@@ -19,12 +21,16 @@ _PASSIVE = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Dropout"}
     | {"QuantizeLinear", "DequantizeLinear"}
 )
+_DOMAINS = ("", "com.microsoft")
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 @dataclass(frozen=True)
 class Head:
-    """Class scores: the model's `output`, the `logits` behind it, the activation between them (None: raw logits)."""
+    """Class scores: the model's `output`, the `logits` behind it, the activation between them (None: raw logits).
+
+    The logits are floats, or the integers of a quantised operator.
+    """
 
     output: str
     logits: str
@@ -51,13 +57,24 @@ def classifier_head(graph: Graph, output: str | None = None) -> Head:
 def before_activation(graph: Graph, output: str) -> str | None:
     """What goes into the Softmax, LogSoftmax or Sigmoid that `output` ends in, types unknown; None without one."""
     value = output
-    while (node := graph.producer(value)) is not None and not node.domain:
-        if node.op_type in ACTIVATIONS:
+    while (node := graph.producer(value)) is not None and node.domain in _DOMAINS:
+        if _activation(node):
             return node.inputs[0]
         if node.op_type not in _PASSIVE:
             break
         value = node.inputs[0]
     return None
+
+
+def logit_values(graph: Graph) -> set[str]:
+    """The logits of every output that holds class scores, and what was only moved since they were made."""
+    found: set[str] = set()
+    for value in (head.logits for o in graph.outputs if (head := _head(graph, o)) is not None):
+        found.add(value)
+        while (node := graph.producer(value)) is not None and node.op_type in _PASSIVE:
+            value = node.inputs[0]
+            found.add(value)
+    return found
 
 
 def _listing(graph: Graph) -> str:
@@ -75,18 +92,29 @@ def _classes(shape: Shape | None) -> int | None:
     return total if max((int(d) for d in sizes if isinstance(d, int)), default=0) == total else None
 
 
+def _activation(node: Node) -> str | None:
+    """`Softmax` of a Softmax and of a QLinearSoftmax; None for operators that are no activation of a head."""
+    name = node.op_type.removeprefix("QLinear")
+    return name if name in ACTIVATIONS else None
+
+
 def _head(graph: Graph, output: str) -> Head | None:
     classes = _classes(graph.shape(output))
     if classes is None:
         return None
-    value, logits = output, output
-    while (node := graph.producer(value)) is not None and not node.domain:
-        if node.op_type in ACTIVATIONS:
-            logits = node.inputs[0]
-            return Head(output, logits, node.op_type, classes) if _classes(graph.shape(logits)) == classes else None
-        if node.op_type not in _PASSIVE or _classes(graph.shape(node.inputs[0])) != classes:
+    value, logits, activation = output, output, None
+    while (node := graph.producer(value)) is not None and node.domain in _DOMAINS:
+        ends = _activation(node) if activation is None else None
+        if ends is None and node.op_type not in _PASSIVE:
+            break
+        if _classes(graph.shape(node.inputs[0])) != classes:
+            if ends is not None:
+                return None
             break
         value = node.inputs[0]
-        if graph.dtype(output) not in _FLOATS and graph.dtype(logits) not in _FLOATS:
+        if ends is not None or node.op_type == "QuantizeLinear" or graph.dtype(logits) not in _FLOATS:
             logits = value
-    return Head(output, logits, None, classes) if graph.dtype(logits) in _FLOATS else None
+        activation = activation or ends
+    maker = graph.producer(logits)
+    quantised = maker is not None and maker.op_type.startswith(("QLinear", "QGemm"))
+    return Head(output, logits, activation, classes) if quantised or graph.dtype(logits) in _FLOATS else None
