@@ -406,17 +406,39 @@ def walked_types(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict
         near = types if outer else {i: types[i] for i in node.input if i in types}
         if any(i and i not in types for i in node.input):
             continue
+        known = {i: data[i] for i in node.input if i in data}
         try:
-            inferred = onnx.shape_inference.infer_node_outputs(
-                schema, node, near, {i: data[i] for i in node.input if i in data}, opset_imports=opsets
-            )
-        except onnx.shape_inference.InferenceError:
-            continue
+            inferred = _outputs(schema, node, near, known, opsets)
+        except onnx.checker.ValidationError:  # an operator stands in for a quantised one, and takes floats only
+            floats = {k: _retyped(t, TensorProto.FLOAT) for k, t in near.items()}
+            inferred = _outputs(schema, node, floats, known, opsets)
+            dtype = types[node.input[0]].tensor_type.elem_type
+            inferred = {o: _retyped(t, dtype) for o, t in inferred.items()}
         types.update(inferred)
         for name, array in _evaluated(node, types, data).items():
             data[name] = numpy_helper.from_array(array, name)
             types[name] = helper.make_tensor_type_proto(data[name].data_type, list(array.shape))
     return {name: value_type(ValueInfoProto(name=name, type=kind)) for name, kind in types.items()}
+
+
+def _outputs(
+    schema: onnx.defs.OpSchema,
+    node: NodeProto,
+    types: dict[str, TypeProto],
+    data: dict[str, TensorProto],
+    opsets: list[onnx.OperatorSetIdProto],
+) -> dict[str, TypeProto]:
+    try:
+        return onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=opsets)
+    except onnx.shape_inference.InferenceError:
+        return {}
+
+
+def _retyped(kind: TypeProto, dtype: int) -> TypeProto:
+    made = TypeProto()
+    made.CopyFrom(kind)
+    made.tensor_type.elem_type = dtype
+    return made
 
 
 def _evaluated(
