@@ -1,17 +1,20 @@
 """Exported files in other runtimes: is the prediction ONNX Runtime's, is the heat map Python's?
 
-    python -m benchmarks.conformance [--markdown] [--models NAME ...] [--runtimes NAME ...]
+    python -m benchmarks.conformance [--markdown] [--models NAME ...] [--runtimes NAME ...] [--ort-web DIR]
 
 Every file is exported with `class_input="required"` and `verify`, then run on photographs that the model knows (on
 seeded noise, where it has none), batch 1 and, where the model's batch is open, 3; for the predicted class and for
-class 1. A runtime that is not installed is said to be missing (`pip install openvino tract onnx onnxruntime`). What a
-runtime refuses is tried once more with the untouched model, which tells whose fault it is.
+class 1. A runtime that is not installed is said to be missing (`pip install openvino tract onnx onnxruntime`; `npm
+install onnxruntime-web` in a folder, `--ort-web` that folder, and Node). What a runtime refuses is tried once more with
+the untouched model, which tells whose fault it is.
 
 prediction: against the untouched model in ONNX Runtime, own: against the untouched model in the same runtime, both as a
 share of the largest output; heat map: against `Explainer.explain_tensor`, on maps in [0, 1].
 """
 
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -85,12 +88,63 @@ def run_tract(path: Path, feeds: Feeds) -> dict[str, Any]:
     return {name: value.to_numpy() for name, value in zip(names, results, strict=True)}
 
 
+_ORT_WEB = """
+import { readFileSync, writeFileSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
+const [folder, work] = process.argv.slice(1).filter(a => a !== '-');
+const ort = await import(pathToFileURL(folder + '/node_modules/onnxruntime-web/dist/ort.wasm.min.mjs'));
+ort.env.wasm.numThreads = 1;
+ort.env.logLevel = 'error';
+const job = JSON.parse(readFileSync(work + '/job.json'));
+const arrays = { float32: Float32Array, float16: Uint16Array, uint8: Uint8Array, int8: Int8Array,
+                 int64: BigInt64Array };
+const feeds = {};
+for (const [name, [type, dims]] of Object.entries(job.feeds)) {
+  const bytes = readFileSync(work + '/' + Object.keys(job.feeds).indexOf(name) + '.in');
+  const data = new arrays[type](bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
+  feeds[name] = new ort.Tensor(type, data, dims);
+}
+const session = await ort.InferenceSession.create(readFileSync(job.model), { executionProviders: ['wasm'] });
+const results = await session.run(feeds);
+const told = [];
+for (const [i, name] of session.outputNames.entries()) {
+  const { type, dims, data } = results[name];
+  writeFileSync(work + '/' + i + '.out', Buffer.from(data.buffer, data.byteOffset, data.byteLength));
+  told.push([name, type, dims]);
+}
+writeFileSync(work + '/told.json', JSON.stringify(told));
+"""
+
+_web_folder: Path | None = None
+
+
+def run_web(path: Path, feeds: Feeds) -> dict[str, Any]:
+    """onnxruntime-web's wasm in Node: the code that a browser runs, without the browser."""
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        job = {"model": str(path), "feeds": {n: [a.dtype.name, a.shape] for n, a in feeds.items()}}
+        (work / "job.json").write_text(json.dumps(job))
+        for i, array in enumerate(feeds.values()):
+            (work / f"{i}.in").write_bytes(np.ascontiguousarray(array).tobytes())
+        call = ["node", "--input-type=module", "-e", _ORT_WEB, str(_web_folder), name]
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if "Error" in line]
+            raise RuntimeError(said[0] if said else done.stderr[-200:])
+        told = json.loads((work / "told.json").read_text())
+        return {
+            output: np.frombuffer((work / f"{i}.out").read_bytes(), dtype).reshape(dims)
+            for i, (output, dtype, dims) in enumerate(told)
+        }
+
+
 RUNTIMES: dict[str, tuple[str, Run]] = {
     "ONNX Runtime": ("onnxruntime", run_onnxruntime),
     "ONNX Runtime, unoptimised": ("onnxruntime", run_unoptimized),
     "onnx reference": ("onnx", run_reference),
     "OpenVINO": ("openvino", run_openvino),
     "tract": ("tract", run_tract),
+    "ONNX Runtime Web": ("onnxruntime-web", run_web),
 }
 
 
@@ -123,9 +177,7 @@ def rows(source: Path, wanted: list[str], folder: Path) -> Iterator[Row]:
     batches = (sizes[0],) if sizes[0] else (1, 3)
     for name in wanted:
         package, run = RUNTIMES[name]
-        try:
-            metadata.version(package)
-        except metadata.PackageNotFoundError:
+        if version(package) is None:
             yield Row(source.stem, name, problem=f"missing: {package} is not installed")
             continue
         prediction, own, heatmap, same, done = 0.0, 0.0, 0.0, True, []
@@ -196,12 +248,13 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="print a table for docs/conformance.md")
     parser.add_argument("--models", nargs="*", default=[], help="file names without .onnx (default: demo and all)")
     parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES), choices=list(RUNTIMES))
+    parser.add_argument("--ort-web", type=Path, metavar="DIR", help="where `npm install onnxruntime-web` was done")
     arguments = parser.parse_args()
     found = [demo.FOLDER / "demo.onnx", *sorted(SHARED.glob("*.onnx"))]
     chosen = [p for p in found if p.stem in arguments.models] if arguments.models else found
-    versions = ", ".join(
-        f"{p} {metadata.version(p)}" for p in dict.fromkeys(p for p, _ in RUNTIMES.values()) if installed(p)
-    )
+    global _web_folder
+    _web_folder = arguments.ort_web
+    versions = ", ".join(f"{p} {v}" for p in dict.fromkeys(p for p, _ in RUNTIMES.values()) if (v := version(p)))
     print(f"{versions}; Python {sys.version.split()[0]}\n")
     if arguments.markdown:
         print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
@@ -216,12 +269,15 @@ def main() -> int:
     return int(failed)
 
 
-def installed(package: str) -> bool:
+def version(package: str) -> str | None:
+    """Of an installed package, of npm's in the folder given; None where there is none."""
+    if package == "onnxruntime-web":
+        found = _web_folder / "node_modules" / package / "package.json" if _web_folder else None
+        return json.loads(found.read_text())["version"] if found and found.is_file() else None
     try:
-        metadata.version(package)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 if __name__ == "__main__":
