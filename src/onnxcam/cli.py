@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnxcam.errors import OnnxCamError, OutputError, UsageError
 
 if TYPE_CHECKING:
+    from onnxcam.check import CheckReport, LayerReport
     from onnxcam.explainer import Explainer
     from onnxcam.explanation import Explanation
 
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--target", metavar="CLASS", help="label or index (default: the predicted class)")
     _method_options(explain)
     _picture_options(explain)
-    _drawing_options(explain)
+    _drawing_options(explain, clip=True)
     _runtime_options(explain)
     explain.set_defaults(run=_explain)
 
@@ -192,10 +193,13 @@ def _picture_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--labels", metavar="FILE", help="class names, one per line, or JSON")
 
 
-def _drawing_options(parser: argparse.ArgumentParser) -> None:
+def _drawing_options(parser: argparse.ArgumentParser, clip: bool = False) -> None:
     group = parser.add_argument_group("drawing")
     group.add_argument("--colormap", default="jet", help="jet, viridis, hot or gray (default %(default)s)")
     group.add_argument("--opacity", default=0.5, type=float, metavar="0..1", help="of the map (default %(default)s)")
+    if clip:
+        shown = "percentile of the map that gets the top colour (default: 99 for maps of single pixels, else 100)"
+        group.add_argument("--clip", type=float, metavar="P", help=shown)
 
 
 def _runtime_options(parser: argparse.ArgumentParser) -> None:
@@ -364,9 +368,13 @@ def _drawing(arguments: argparse.Namespace, target: Path) -> dict[str, Any]:
     colormap(arguments.colormap)
     if not 0 <= arguments.opacity <= 1:
         raise UsageError(f"opacity {arguments.opacity} is outside [0, 1]", "0 is the picture alone, 1 the map alone")
-    return (
-        {"colormap": arguments.colormap, "opacity": arguments.opacity} if target.suffix not in (".npy", ".json") else {}
-    )
+    if target.suffix in (".npy", ".json"):
+        return {}
+    clip = getattr(arguments, "clip", None)
+    if clip is not None and not 0 < clip <= 100:
+        raise UsageError(f"clip {clip} is outside (0, 100]", "99 draws the highest hundredth in the top colour")
+    chosen = {"colormap": arguments.colormap, "opacity": arguments.opacity}
+    return chosen if clip is None else chosen | {"clip": clip}
 
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -418,6 +426,13 @@ def _layers(arguments: argparse.Namespace) -> int:
     if arguments.json:
         console.print_json([layer_json(layer) for layer in report.layers])
         return 0
+    _print_layers(report, report.layers)
+    return 0
+
+
+def _print_layers(report: CheckReport, shown: Sequence[LayerReport]) -> None:
+    from onnxcam import _console as console
+
     rows = [
         (
             r.layer.name + ("  (automatic)" if r is report.automatic else ""),
@@ -426,10 +441,9 @@ def _layers(arguments: argparse.Namespace) -> int:
             "x".join(map(str, r.layer.grid)),
             _possible(r.methods) + (f" (no rule for {', '.join(r.blockers)})" if r.blockers else ""),
         )
-        for r in report.layers
+        for r in shown
     ]
     console.print_table(("layer", "operator", "K", "grid", "methods"), rows, right=("K",))
-    return 0
 
 
 def _possible(methods: Sequence[str]) -> str:
@@ -488,6 +502,13 @@ def _check(arguments: argparse.Namespace) -> int:
     console.print_line(f"layer    {chosen.layer.name} ({chosen.layer.op_type}, {chosen.layer.channels} channels, "
                        f"{'x'.join(map(str, chosen.layer.grid))}); {len(report.layers)} candidates")  # fmt: skip
     console.print_line(f"methods  {_possible(chosen.methods)}")
+    blocked = [r for r in report.layers if r.blockers]
+    if blocked:
+        kinds = ", ".join(sorted({kind for r in blocked for kind in r.blockers}))
+        console.print_line(f"blocking {kinds}: no derivative rule, no gradients at {len(blocked)} candidates")
+    console.print_line("")
+    _print_layers(report, sorted(report.layers, key=lambda r: (r is not chosen, not r.methods))[:5])
+    console.print_line("")
     console.print_line("explainable: yes")
     return 0
 

@@ -150,6 +150,27 @@ def test_check_says_in_words_that_the_model_is_explainable(onnxcam: Run) -> None
     assert "layer    a (Relu, 3 channels, 8x8); 1 candidates" in result.out
 
 
+DEEP = """<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,2] y)
+    <float[2,3] w = {1, 2, 3, 4, 5, 6}>
+    { a1 = Relu(x) a2 = Sigmoid(a1) a3 = Tanh(a2) a4 = Abs(a3) a5 = Exp(a4) BLOCKED
+      a6 = Relu(d) a7 = Sigmoid(a6) p = GlobalAveragePool(a7) f = Flatten(p) y = Gemm<transB=1>(f, w) }"""
+
+
+def test_check_lists_the_five_best_layers_the_automatic_first(onnxcam: Run) -> None:
+    onnx.save(onnx.parser.parse_model(DEEP.replace("BLOCKED", "d = Neg(a5)")), "deep.onnx")
+    lines = [line.split() for line in onnxcam("check", "deep.onnx").out.splitlines()]
+    start = lines.index(["layer", "operator", "K", "grid", "methods"])
+    rows = lines[start + 1 : lines.index([], start)]
+    assert [row[0] for row in rows] == ["a7", "a6", "d", "a5", "a4"]
+    assert rows[0][:5] == ["a7", "(automatic)", "Sigmoid", "3", "8x8"] and rows[4][:4] == ["a4", "Abs", "3", "8x8"]
+
+
+def test_check_names_what_keeps_gradients_from_layers(onnxcam: Run) -> None:
+    body = "s = MatMul(a5, a5) k = Det(s) form = Constant<value_ints=[-1,3,1,1]>() l = Reshape(k, form) d = Mul(l, x)"
+    onnx.save(onnx.parser.parse_model(DEEP.replace("BLOCKED", body)), "deep.onnx")
+    assert "blocking Det: no derivative rule, no gradients at 6 candidates" in onnxcam("check", "deep.onnx").out
+
+
 def test_names_with_square_brackets_are_printed_as_they_are(onnxcam: Run) -> None:
     """rich reads [bold] as markup; exporters and labels are full of brackets."""
     onnx.save(described(COLOURS), "colours.onnx")

@@ -69,8 +69,8 @@ def quantised(folder: Path, activations: QuantType, per_channel: bool) -> ModelP
 def straight_through(model: ModelProto, x: np.ndarray) -> ModelProto:
     """The model in float64 with each quantisation of an activation replaced by the line through its point at `x`.
 
-    q(v) becomes v + (q(v0) - v0) where v0 = v(x) is in range and the constant q(v0) where it is clipped: at `x` every
-    value is the quantised model's, and what is left to differentiate is an ordinary function. Nothing here is onnxcam's.
+    q(v) becomes v + (q(v0) - v0) where v0 = v(x) is in range and the constant q(v0) where it is clipped: at `x`
+    every value is the quantised model's, and what is left to differentiate is an ordinary function, free of onnxcam.
     """
     graph = model.graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
