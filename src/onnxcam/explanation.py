@@ -17,7 +17,7 @@ from PIL import Image
 from onnxcam.errors import OutputError, UsageError
 from onnxcam.output import write_atomically
 from onnxcam.picture import Picture
-from onnxcam.render import encoded, overlay
+from onnxcam.render import clipped, encoded, overlay
 
 TOP = 5
 
@@ -46,6 +46,8 @@ class Explanation:
     probability: the class's probability where the model ends in Softmax or Sigmoid, else None.
     scores: (C,) of all classes, probabilities where the model ends in one, else logits; `top` the highest, best first.
     labels: of all classes. region: x0, y0, x1, y1, the part of the picture that the model saw.
+    clip: the percentile of the map that an overlay shows as the top colour and above; `values` know nothing of it. 99
+    where the map was made pixel by pixel, since a few of them outshine all others, else 100.
     provenance: everything needed to reproduce the map, as plain JSON values.
     """
 
@@ -61,6 +63,7 @@ class Explanation:
     scores: npt.NDArray[np.floating[Any]]
     labels: tuple[str, ...] | None
     normalize: str = "minmax"
+    clip: float = 100.0
     picture: Picture | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -102,16 +105,19 @@ class Explanation:
         y, x = np.unravel_index(int(np.nan_to_num(self.values, nan=-np.inf).argmax()), self.values.shape)
         return int(x), int(y)
 
-    def overlay(self, colormap: str = "jet", opacity: float = 0.5) -> Image.Image:
+    def overlay(self, colormap: str = "jet", opacity: float = 0.5, clip: float | None = None) -> Image.Image:
         """The picture with the map blended over it; a NaN map leaves the picture uncoloured.
 
-        Raises: UsageError where there is no picture (`explain_tensor`), or for an unknown colormap or opacity.
+        clip: the percentile, over what the model saw, that the top colour begins at; default the explanation's own.
+
+        Raises: UsageError where there is no picture (`explain_tensor`), or for an unknown colormap, opacity or clip.
         """
         if self.picture is None:
             raise UsageError("there is no picture to lay the map over", "use `values`, or explain a picture")
         values = self.values
         if self.normalize == "none":
             values = values / max(float(np.nanmax(values, initial=0.0)), float(np.finfo(np.float32).tiny))
+        values = clipped(values, self.region, self.clip if clip is None else clip)
         return overlay(self.picture.rgb, values.astype(np.float32), self.region, colormap, opacity)
 
     def record(self) -> dict[str, Any]:
@@ -124,6 +130,7 @@ class Explanation:
             "layer": self.layer,
             "method": self.method,
             "normalize": self.normalize,
+            "clip": self.clip,
             "grids": [list(raw.shape) for raw in self.raws],
             "size": list(self.values.shape),
             "region": list(self.region),

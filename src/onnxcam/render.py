@@ -49,6 +49,22 @@ def colormap(name: str) -> Bytes:
     return table
 
 
+def clipped(
+    values: npt.NDArray[np.float32], region: tuple[int, int, int, int], percentile: float
+) -> npt.NDArray[np.float32]:
+    """Values (H, W) in [0, 1], divided by their percentile over the region x0, y0, x1, y1 and cut off at 1.
+
+    They stay as they are where that is 0, as of a map with fewer positive pixels.
+
+    Raises: UsageError for a percentile outside (0, 100].
+    """
+    if not 0 < percentile <= 100:
+        raise UsageError(f"clip {percentile} is outside (0, 100]", "99 draws the highest hundredth in the top colour")
+    x0, y0, x1, y1 = region
+    top = float(np.percentile(values[y0:y1, x0:x1], percentile)) if percentile < 100 else 1.0
+    return np.minimum(values / np.float32(top), np.float32(1)) if top > 0 else values
+
+
 def overlay(
     picture: Bytes,
     values: npt.NDArray[np.float32],
