@@ -18,6 +18,7 @@ from onnx import ModelProto
 from onnxcam.errors import ModelError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import Explanation
+from onnxcam.graph.index import Graph
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods.head import HeadRunner
@@ -32,6 +33,7 @@ from onnxcam.targets import class_number
 logger = logging.getLogger(__name__)
 
 LABELS_KEY = "onnxcam.labels"
+PIXEL_CLIP = 99.0
 
 TargetLike = str | int | np.integer | None
 PreprocessLike = Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None
@@ -136,6 +138,8 @@ class Explainer:
         self._progress = progress or (lambda done, total: None)
         self._file = replace(file, model=type(file.model)())
 
+        folder = file.folder
+
         def session(rewritten: ModelProto) -> Session:
             return Session(
                 rewritten,
@@ -144,14 +148,15 @@ class Explainer:
                 threads=threads,
                 options=session_options,
                 custom_ops_library=Path(custom_ops_library) if custom_ops_library is not None else None,
-                folder=file.folder,
+                folder=folder,
             )
 
         self._open = session
         self._session = session(explained.model)
         self._heads = [HeadRunner(o.cut.head, session(o.cut.head.model)) for o in explained.layers if o.cut is not None]
-        # The session holds the weights; the rewritten proto is not needed any more.
-        self._explained = replace(explained, model=type(file.model)())
+        # The sessions hold the weights: rewritten proto and graph are not needed any more, nor is the file (`folder`).
+        bare = Graph(graph.model, weights={}, shapes=graph.shapes, folder=folder, notes=graph.notes)
+        self._explained = replace(explained, model=type(file.model)(), graph=bare)
         notes += self._check_heads(bound) if self._heads else []
         self.notes: tuple[str, ...] = tuple(notes)
         for note in notes:
@@ -331,6 +336,7 @@ class Explainer:
                 scores=ranked[i],
                 labels=self.labels,
                 normalize=self._normalize,
+                clip=PIXEL_CLIP if raws[0].shape[1:] == self.preprocess.size else 100.0,
                 picture=pictures[i],
                 provenance=self._provenance(pictures[i], indices[i]) | ({"found": facts[i]} if facts[i] else {}),
             )
