@@ -79,3 +79,11 @@ def test_the_test_command_is_what_ci_runs() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     assert "<!-- test command -->" in readme
     assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_every_method_stands_in_the_table() -> None:
+    from onnxcam.methods import METHODS
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    named = set(re.findall(r"`([a-z+]+)`", readme[readme.index("## Methods") : readme.index("Several layers fuse")]))
+    assert named == set(METHODS)
