@@ -87,3 +87,14 @@ def test_every_method_stands_in_the_table() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     named = set(re.findall(r"`([a-z+]+)`", readme[readme.index("## Methods") : readme.index("Several layers fuse")]))
     assert named == set(METHODS)
+
+
+def test_the_operator_table_is_the_one_that_the_command_prints() -> None:
+    from importlib.metadata import version
+
+    from onnxcam.autodiff.decisions import decisions, markdown
+
+    written = (ROOT / "docs" / "operators.md").read_text("utf-8")
+    if f"onnx {version('onnx')}:" not in written:
+        pytest.skip("written with another version of onnx, which has other operators")
+    assert written == markdown(decisions())
