@@ -22,7 +22,7 @@ METADATA_KEY = "onnxcam.preprocess"
 
 _CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 _FLOATS = ("float32", "float16", "float64")
-_INTEGERS = ("uint8", "int8", "uint16", "int16", "int32")
+_INTEGERS = ("uint8", "int8", "uint16", "int16", "int32", "int64")
 
 
 @dataclass(frozen=True)
