@@ -158,3 +158,14 @@ def test_large_weights_leave_the_working_model_and_come_back_whole() -> None:
     assert np.array_equal(g.constant("w"), w)
     whole = g.complete(g.model)
     assert np.array_equal(numpy_helper.to_array(whole.graph.initializer[0]), w)
+
+
+def test_shapes_are_known_behind_a_pool_of_integers_where_the_graph_is_walked() -> None:
+    """ONNX's AveragePool stands in for the quantised one, and takes floats only."""
+    text = """<ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]> g (uint8[N,3,8,8] x) => (uint8[N,3] y)
+        <float s = {1}, uint8 z = {0}, int64[1] start = {0}, int64[1] end = {2}>
+        { p = com.microsoft.QLinearAveragePool<kernel_shape=[8,8]>(x, s, z, s, z)
+          t = Shape(p) n = Slice(t, start, end) y = Reshape(p, n) }"""
+    found = Graph(parser.parse_model(text), shapes={"x": ["N", 3, 8, 8]})
+    assert found.shape("p") == ("N", 3, 1, 1) and found.dtype("p") == TensorProto.UINT8
+    assert found.shape("y") == ("N", 3) and found.dtype("y") == TensorProto.UINT8
