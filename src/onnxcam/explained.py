@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class ExplainedModel:
     probabilities: str | None
     values: Mapping[str, str]
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[str, ...]:
         """What one run asks for."""
         maps = (name for outputs in self.layers for name in (outputs.activations, outputs.alpha))

@@ -162,7 +162,7 @@ class Explainer:
         for note in notes:
             logger.info("%s: %s", file.name, note)
 
-    @property
+    @cached_property
     def layer(self) -> str:
         """The target layer's value name; several are joined by ` + `."""
         return " + ".join(self.layers)
@@ -279,16 +279,19 @@ class Explainer:
                 f"`{image.name}` takes {image.dtype} (N, {wanted}), not {array.dtype} {array.shape}",
                 "pass the tensor that the model itself would be fed",
             )
-        if isinstance(target, str | int | np.integer) or target is None:
-            asked: list[TargetLike] = [target] * len(array)
+        n = len(array)
+        if target is None or isinstance(target, str | int | np.integer):
+            indices = [class_number(target, self.labels, self.classes)] * n
         else:
-            asked = list(target)
-        if len(asked) != len(array):
-            raise UsageError(f"{len(asked)} targets for {len(array)} samples", "give one target, or one per sample")
-        indices = [class_number(t, self.labels, self.classes) for t in asked]
-        return self._explain(
-            np.ascontiguousarray(array), indices, [View.identity(size)] * len(array), [None] * len(array)
-        )
+            indices = [class_number(t, self.labels, self.classes) for t in target]
+        if len(indices) != n:
+            raise UsageError(f"{len(indices)} targets for {n} samples", "give one target, or one per sample")
+        return self._explain(np.ascontiguousarray(array), indices, [self._whole] * n, [None] * n)
+
+    @cached_property
+    def _whole(self) -> View:
+        """How a model-ready tensor lies on itself."""
+        return View.identity(self.preprocess.size)
 
     def _explain(
         self,
@@ -304,7 +307,7 @@ class Explainer:
     def _results(self, tensor: npt.NDArray[Any], indices: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
         """Everything that one run of the model gives for each sample."""
         runs = [self._run(*chunk) for chunk in self._chunks(tensor, np.asarray(indices, np.int64))]
-        return {name: np.concatenate([r[name] for r in runs]) if len(runs) > 1 else runs[0][name] for name in runs[0]}
+        return runs[0] if len(runs) == 1 else {name: np.concatenate([r[name] for r in runs]) for name in runs[0]}
 
     def _explanations(
         self,
@@ -459,7 +462,9 @@ class Explainer:
         e = self._explained
         names = outputs or e.outputs
         results = self._session.run({e.image.name: x, e.class_index: index}, [e.values[name] for name in names])
-        return {name: results[e.values[name]][:wanted] for name in names}
+        if wanted < len(x):
+            results = {name: value[:wanted] for name, value in results.items()}
+        return {name: results[e.values[name]] for name in names}
 
     def _label(self, index: int) -> str | None:
         return self.labels[index] if self.labels else None

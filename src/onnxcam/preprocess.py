@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
@@ -47,7 +48,7 @@ class View:
         """The view of a model-ready tensor of `size` (H, W), which is its own picture."""
         return cls(size, size, 1.0, 0.0, 1.0, 0.0)
 
-    @property
+    @cached_property
     def region(self) -> tuple[int, int, int, int]:
         """(x0, y0, x1, y1), end-exclusive picture pixels: those whose centre lies inside the tensor.
 
@@ -133,7 +134,7 @@ class Preprocess:
     pad: int | tuple[int, ...] = 114
     """The colour of a border, 0..255, before `scale`: a grey, or one value per channel in the order of `channels`."""
     dtype: str = "float32"
-    """float32, float16, float64, uint8, int8, uint16, int16 or int32."""
+    """float32, float16, float64, uint8, int8, uint16, int16, int32 or int64."""
     quantization: tuple[float, int] | None = None
     """(scale, zero point) of an integer input that goes into a DequantizeLinear."""
     resample: str = "bilinear"
