@@ -445,10 +445,11 @@ def _evaluated(
     node: NodeProto, types: Mapping[str, TypeProto], data: Mapping[str, TensorProto]
 ) -> dict[str, npt.NDArray[Any]]:
     """The outputs of a node that computes with shapes and small constants; empty for any other."""
-    if node.op_type == "Shape" and not node.attribute:
-        shape = value_type(ValueInfoProto(name="", type=types[node.input[0]])).shape
-        known = shape is not None and all(isinstance(d, int) for d in shape)
-        return {node.output[0]: np.asarray(shape, np.int64)} if known else {}
+    if node.op_type == "Shape":
+        bounds = {a.name: a.i for a in node.attribute}
+        shape = value_type(ValueInfoProto(name="", type=types[node.input[0]])).shape or (None,)
+        dims = shape[slice(bounds.get("start"), bounds.get("end"))]
+        return {node.output[0]: np.asarray(dims, np.int64)} if all(isinstance(d, int) for d in dims) else {}
     if not all(i in data for i in node.input if i) or node.op_type.startswith("Random") or node.domain:
         return {}
     if any(True for a in node.attribute for _ in subgraphs(a)):

@@ -6,9 +6,9 @@ from functools import cached_property
 
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.index import Graph, Node
-from onnxcam.graph.layout import Layout, layouts, mixing_norms, stated_layout, vanishes
+from onnxcam.graph.layout import Layout, layouts, norm_before_mixing, stated_layout, vanishes
 
-# Outputs of these hold the same numbers as their input, moved or cast: not layers of their own.
+# Outputs of these hold the same numbers as their input, moved or cast: not layers of their own, where that is one.
 _MOVES = frozenset(
     {"Cast", "DequantizeLinear", "Dropout", "Expand", "Flatten", "Identity", "Pad", "QuantizeLinear", "Reshape"}
     | {"Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
@@ -56,7 +56,7 @@ class Layers:
         return tuple(
             layer
             for depth, node in enumerate(self._between)
-            if node.op_type not in _MOVES
+            if node.op_type not in _MOVES or node.inputs[0] not in self.layouts
             for output in node.outputs
             if output and (layer := self._layer(output, node, depth)) is not None
         )
@@ -91,8 +91,7 @@ class Layers:
             pooled = self.graph.producer(last.name)
             coarse = min(last.grid) < _COARSE and pooled is not None and last.op_type in _POOLS
             return named.get(pooled.inputs[0], last) if coarse and pooled is not None else last
-        norms = mixing_norms(self.graph, self.layouts)
-        return next((named[n] for n in reversed(norms) if n in named), last)
+        return named.get(norm_before_mixing(self.graph, self.layouts) or "", last)
 
     @property
     def rule(self) -> str:

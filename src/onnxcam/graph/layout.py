@@ -1,17 +1,18 @@
 """How a value lies on the picture: channels first or last, or a row of tokens with class tokens in front.
 
-Found from the graph: convolutions make maps (N, K, h, w); from there a layout follows a value through transposes,
-reshapes, class tokens, element-wise operators and linear layers, and comes back at residual sums after an attention
-that it was lost in.
+Found from the graph: convolutions make maps (N, K, h, w); from there every axis is followed as factors of batch,
+channels, height and width through transposes, reshapes (windows and their way back, cells merged into channels),
+element-wise operators, norms and linear layers. Where an operator loses them, they come back at residual sums.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxcam.errors import UsageError
-from onnxcam.graph.index import Graph, Node, Shape
+from onnxcam.graph.index import Dim, Graph, Node, Shape
 
 KINDS = ("nchw", "nhwc", "tokens", "channels-tokens")
 
@@ -61,46 +62,74 @@ _NORMS = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class _Factor:
+    """Part of an axis: of the batch `n`, channels `k`, height `h`, width `w`, or a row of tokens with class tokens `t`.
+
+    step: how many rows or columns one step along it goes; side: of how many; row: how a `t` lies. A size of None is an
+    open batch.
+    """
+
+    of: str
+    size: int | None
+    step: int = 1
+    side: int = 0
+    row: Layout | None = None
+
+
+# Outermost first, and so within each axis: windows of a map are (n, h/7, w/7), (h 7, w 7), k.
+_Axes = tuple[tuple[_Factor, ...], ...]
+
+
 def layouts(graph: Graph, image: str, kind: str) -> dict[str, Layout]:
     """The layout of every value for which it can be told, the picture input's `kind` (nchw, nhwc) being known."""
     known: dict[str, Layout] = {}
-    start = graph.shape(image)
-    if start is not None and len(start) == 4:
-        height, width = (start[2], start[3]) if kind == "nchw" else (start[1], start[2])
-        if isinstance(height, int) and isinstance(width, int):
-            known[image] = Layout(kind, (height, width))
+    axes: dict[str, _Axes] = {}
     grids: dict[int, tuple[int, int]] = {}
+
+    def learn(value: str, found: Layout) -> None:
+        known[value] = found
+        grids[found.cells] = found.grid
+        axes.setdefault(value, _axes(found, graph.shape(value) or ()))
+
+    start = graph.shape(image)
+    if start is not None and len(start) == 4 and (found := _on_grid(kind, start)) is not None:
+        learn(image, found)
     for node in graph.nodes:
         for output in node.outputs:
-            if output and (found := _layout(graph, node, output, known, grids)) is not None:
-                known[output] = found
-                grids[found.cells] = found.grid
+            shape = graph.shape(output) if output else None
+            if shape is None:
+                continue
+            moved = _moved(graph, node, shape, known, axes)
+            if moved is not None:
+                axes[output] = moved
+            if (found := _layout(graph, node, shape, known, grids, moved)) is not None:
+                learn(output, found)
     return known
 
 
 def _layout(
-    graph: Graph, node: Node, output: str, known: dict[str, Layout], grids: dict[int, tuple[int, int]]
+    graph: Graph,
+    node: Node,
+    shape: Shape,
+    known: dict[str, Layout],
+    grids: dict[int, tuple[int, int]],
+    moved: _Axes | None,
 ) -> Layout | None:
-    shape = graph.shape(output)
-    if shape is None or len(shape) not in (3, 4):
-        return None
     if node.op_type in _MAPPERS and len(shape) == 4 and not node.attrs.get("channels_last"):
         return _on_grid("nchw", shape)
-    sources = [known[i] for i in node.inputs if i in known]
+    if moved is not None and (found := _lying(moved)) is not None:
+        return found
     first = known.get(node.inputs[0]) if node.inputs else None
-    if node.op_type == "Transpose":
-        return _transposed(first, tuple(node.attrs.get("perm") or ()))
-    if node.op_type in _RESHAPES:
-        return _reshaped(first, graph.shape(node.inputs[0]), shape)
+    if node.op_type == "Transpose" or node.op_type in _RESHAPES or node.op_type == "Gather":
+        return None
     if node.op_type == "Concat":
         return _joined(graph, node, known, shape)
     if node.op_type == "Slice":
         return _cut(graph, node, first, shape)
-    if node.op_type == "Gather":
-        return None
-    if node.op_type in _NORMS or (node.op_type == "MatMul" and graph.constant_rank(node.inputs[1]) == 2):
-        return _features_last(first, shape, grids)
-    return next((s for s in sources if s.fits(shape)), None)
+    if _is_over_features(graph, node):
+        return None if first is not None or moved is not None else _features_last(shape, grids)
+    return next((known[i] for i in node.inputs if i in known and known[i].fits(shape)), None)
 
 
 def _on_grid(kind: str, shape: Shape) -> Layout | None:
@@ -108,41 +137,178 @@ def _on_grid(kind: str, shape: Shape) -> Layout | None:
     return Layout(kind, (h, w)) if isinstance(h, int) and isinstance(w, int) else None
 
 
-def _features_last(source: Layout | None, shape: Shape, grids: dict[int, tuple[int, int]]) -> Layout | None:
-    """A norm over, or a linear layer of, the last axis: features last, also where the layout was lost before."""
-    if source is not None and source.kind in ("nhwc", "tokens"):
-        return source if source.fits(shape) else None
-    if source is not None:
-        return None
+def _is_over_features(graph: Graph, node: Node) -> bool:
+    """A norm over, or a linear layer of, the last axis."""
+    return node.op_type in _NORMS or (node.op_type == "MatMul" and graph.constant_rank(node.inputs[1]) == 2)
+
+
+def _features_last(shape: Shape, grids: dict[int, tuple[int, int]]) -> Layout | None:
+    """Features last on a grid that was met before, where the layout was lost on the way."""
     if len(shape) == 4:
-        return _on_grid("nhwc", shape)
-    tokens = shape[1]
+        found = _on_grid("nhwc", shape)
+        return found if found is not None and grids.get(found.cells) == found.grid else None
+    tokens = shape[1] if len(shape) == 3 else None
     if isinstance(tokens, int) and tokens in grids and grids[tokens] != (tokens, 1):
         return Layout("tokens", grids[tokens])
     return None
 
 
-def _transposed(source: Layout | None, perm: tuple[int, ...]) -> Layout | None:
-    turns = {
-        ("nchw", (0, 2, 3, 1)): "nhwc",
-        ("nhwc", (0, 3, 1, 2)): "nchw",
-        ("tokens", (0, 2, 1)): "channels-tokens",
-        ("channels-tokens", (0, 2, 1)): "tokens",
-    }
-    kind = turns.get((source.kind, perm)) if source is not None else None
-    return replace(source, kind=kind) if source is not None and kind is not None else None
+# --- axes ---------------------------------------------------------------------------------------------------------
 
 
-def _reshaped(source: Layout | None, before: Shape | None, shape: Shape) -> Layout | None:
-    if source is None or before is None:
+def _axes(layout: Layout, shape: Shape) -> _Axes:
+    n = _Factor("n", shape[0] if isinstance(shape[0], int) else None)
+    channels = shape[layout.channel_axis]
+    k = (_Factor("k", channels if isinstance(channels, int) else None),)
+    h, w = (_Factor(name, size, side=size) for name, size in zip("hw", layout.grid, strict=True))
+    if layout.kind == "nchw":
+        return (n,), k, (h,), (w,)
+    if layout.kind == "nhwc":
+        return (n,), (h,), (w,), k
+    cells = (_Factor("t", layout.prefix + layout.cells, row=layout),) if layout.prefix else (h, w)
+    return ((n,), cells, k) if layout.kind == "tokens" else ((n,), k, cells)
+
+
+_PATTERNS = {"nchw": ("k", "h", "w"), "nhwc": ("h", "w", "k"), "tokens": ("hw", "k"), "channels-tokens": ("k", "hw")}
+
+
+def _lying(axes: _Axes) -> Layout | None:
+    """The layout that axes make, if any: the batch alone, and whole sides; finer steps of them may be channels."""
+    batch, *rest = axes
+    if any(f.of != "n" for f in batch) or any(f.of == "n" for axis in rest for f in axis):
         return None
-    channels = before[source.channel_axis]
-    turned = {"nchw": "channels-tokens", "channels-tokens": "nchw", "nhwc": "tokens", "tokens": "nhwc"}[source.kind]
-    for kind in (source.kind, turned):
-        there = replace(source, kind=kind)
-        if there.fits(shape) and shape[there.channel_axis] == channels and (kind != "nhwc" or not source.prefix):
-            return there
+    for kind, pattern in _PATTERNS.items():
+        if len(pattern) != len(rest):
+            continue
+        features = rest[pattern.index("k")]
+        sides = [axis for name, axis in zip(pattern, rest, strict=True) if name != "k"]
+        if any(f.of == "t" for f in features):
+            continue
+        if "hw" in pattern and len(sides[0]) == 1 and (row := sides[0][0].row) is not None:
+            return replace(row, kind=kind)
+        names = ["".join(f.of for f in side) for side in sides]
+        whole = all((f.size or 0) * f.step == f.side for side in sides for f in side)
+        if whole and names == [name for name in pattern if name != "k"]:
+            h, w = (f.size or 0 for side in sides for f in side)
+            return Layout(kind, (h, w))
     return None
+
+
+def _moved(graph: Graph, node: Node, shape: Shape, known: dict[str, Layout], axes: dict[str, _Axes]) -> _Axes | None:
+    """The axes of a node's output where they follow from those of its inputs."""
+    source = axes.get(node.inputs[0]) if node.inputs else None
+    if source is None and node.op_type in (*_RESHAPES, *_NORMS, "MatMul", "Slice", "Split", "Transpose"):
+        return None
+    if (node.op_type in _MAPPERS and len(shape) == 4) or node.op_type in ("Concat", "Gather"):
+        return None
+    if source is None:
+        return next((axes[i] for i in node.inputs if i in axes and graph.shape(i) == shape), None)
+    if node.op_type == "Transpose":
+        perm = node.attrs.get("perm")
+        return tuple(source[i] for i in perm) if perm and len(perm) == len(source) else None
+    if node.op_type in _RESHAPES:
+        return _regrouped([f for axis in source for f in axis], shape)
+    if node.op_type in ("Slice", "Split"):
+        return _narrowed(source, shape)
+    if node.op_type.startswith("Reduce"):
+        return _reduced(graph, node, source)
+    if _is_over_features(graph, node):
+        if not _is_features(source[-1]):
+            return None
+        lying = known.get(node.inputs[0])  # what was put into the channels stays there
+        return _axes(lying, shape) if lying is not None else (*source[:-1], _features(shape[-1]))
+    if node.op_type == "MatMul":
+        other = axes.get(node.inputs[1])
+        return (*source[:-1], other[-1]) if other is not None and len(other) == len(source) == len(shape) else None
+    return next((axes[i] for i in node.inputs if i in axes and graph.shape(i) == shape), None)
+
+
+def _is_features(axis: tuple[_Factor, ...]) -> bool:
+    """Whether an axis holds channels, those that cells were put into included."""
+    return any(f.of == "k" for f in axis) and not any(f.of in "nt" for f in axis)
+
+
+def _features(size: Dim) -> tuple[_Factor, ...]:
+    return (_Factor("k", size if isinstance(size, int) else None),)
+
+
+def _reduced(graph: Graph, node: Node, source: _Axes) -> _Axes | None:
+    stated = node.attrs.get("axes")
+    if stated is None and len(node.inputs) > 1:
+        stated = graph.constant(node.inputs[1])
+    if stated is None:
+        return None
+    gone = {int(a) % len(source) for a in stated}
+    keep = node.attrs.get("keepdims", 1)
+    return tuple(() if i in gone else axis for i, axis in enumerate(source) if keep or i not in gone)
+
+
+def _narrowed(source: _Axes, shape: Shape) -> _Axes | None:
+    """Part of the channels."""
+    if len(source) != len(shape):
+        return None
+    axes: list[tuple[_Factor, ...]] = []
+    for axis, size in zip(source, shape, strict=True):
+        names = {f.of for f in axis}
+        if isinstance(size, int) and "n" not in names and size != math.prod(f.size or 0 for f in axis):
+            if names != {"k"}:
+                return None
+            axis = _features(size)
+        axes.append(axis)
+    return tuple(axes)
+
+
+def _regrouped(factors: list[_Factor], shape: Shape) -> _Axes | None:
+    """Factors in the order of memory, shared out to the axes of a shape from the last one on, split where needed."""
+    left = list(factors)
+    axes: list[tuple[_Factor, ...]] = []
+    for position in reversed(range(len(shape))):
+        wanted = shape[position]
+        taken: list[_Factor] = []
+        if not isinstance(wanted, int) or position == 0:
+            if position:
+                return None
+            taken, left = left, []
+        else:
+            while wanted > 1:
+                if not left or left[-1].size is None:
+                    return None
+                last = left.pop()
+                size = last.size or 0
+                if wanted % size == 0:
+                    taken.insert(0, last)
+                    wanted //= size
+                elif size % wanted == 0 and last.of != "t":
+                    left.append(replace(last, size=size // wanted, step=last.step * wanted))
+                    taken.insert(0, replace(last, size=wanted))
+                    wanted = 1
+                else:
+                    return None
+        axes.insert(0, _joint(taken))
+    return tuple(axes) if not left else None
+
+
+def _joint(factors: Sequence[_Factor]) -> tuple[_Factor, ...]:
+    """Neighbours that are parts of one whole put together again; sides of one cell left out."""
+    joint: list[_Factor] = []
+    for factor in factors:
+        if factor.size == 1 and factor.of != "n" and len(factors) > 1:
+            continue
+        if joint and (size := _whole(joint[-1], factor)) is not None:
+            joint[-1] = replace(factor, size=size)
+        else:
+            joint.append(factor)
+    return tuple(joint)
+
+
+def _whole(outer: _Factor, inner: _Factor) -> int | None:
+    """The size of two neighbours together, where they are parts of one whole."""
+    if outer.of != inner.of or outer.size is None or inner.size is None or inner.of == "t":
+        return None
+    return outer.size * inner.size if inner.of in "nk" or outer.step == inner.step * inner.size else None
+
+
+# --- joining and cutting ------------------------------------------------------------------------------------------
 
 
 def _joined(graph: Graph, node: Node, known: dict[str, Layout], shape: Shape) -> Layout | None:
@@ -186,8 +352,8 @@ def stated_layout(text: str, shape: Shape | None, picture: Sequence[int]) -> Lay
 
     Raises: UsageError where the text or the shape does not allow it.
     """
-    kind, _, prefix = text.partition(":")
-    if kind not in KINDS or (prefix and not prefix.isdigit()):
+    kind, colon, prefix = text.partition(":")
+    if kind not in KINDS or (colon and (not prefix.isdigit() or "tokens" not in kind)):
         raise UsageError(f"unknown layer layout `{text}`", "use nchw, nhwc, tokens or tokens:PREFIX, such as tokens:1")
     shown = list(shape) if shape is not None else "unknown"
     if kind in ("nchw", "nhwc") and shape is not None and len(shape) == 4:
@@ -196,35 +362,42 @@ def stated_layout(text: str, shape: Shape | None, picture: Sequence[int]) -> Lay
             return found
     if kind in ("tokens", "channels-tokens") and shape is not None and len(shape) == 3:
         count = shape[1 if kind == "tokens" else 2]
-        if isinstance(count, int):
+        if isinstance(count, int) and count > int(prefix or 0):
             return Layout(kind, token_grid(count - int(prefix or 0), picture), int(prefix or 0))
     raise UsageError(f"layout `{text}` does not fit the layer's shape {shown}", "`onnxcam layers MODEL` shows shapes")
 
 
 def token_grid(cells: int, picture: Sequence[int]) -> tuple[int, int]:
     """The grid h x w of that many cells whose aspect is nearest to the picture's (H, W)."""
-    heights = np.array([h for h in range(1, max(cells, 1) + 1) if cells % h == 0])
-    distance = np.abs(np.log(heights * heights / max(cells, 1)) - np.log(picture[0] / picture[1]))
+    heights = np.array([h for h in range(1, cells + 1) if cells % h == 0])
+    distance = np.abs(np.log(heights * heights / cells) - np.log(picture[0] / picture[1]))
     h = int(heights[int(distance.argmin())])
     return h, cells // h
 
 
-def mixing_norms(graph: Graph, known: dict[str, Layout]) -> list[str]:
-    """Norm outputs on tokens that feed an operator that mixes tokens (attention, token MLP), in topological order.
+def norm_before_mixing(graph: Graph, known: dict[str, Layout]) -> str | None:
+    """The norm whose output the last operator that mixes tokens (attention, token MLP) reads; None without such a norm.
 
-    They leave the token layout and come back to it at a residual sum; the last norm before a head does not come back.
+    Mixing leaves the token layout and comes back to it; between the norm and the mixing are token-wise steps alone.
     """
-    returns: set[str] = set()  # values without a token layout that lead back to one
+    returns: set[str] = set()  # values that lie nowhere but lead back to tokens
     for node in reversed(graph.nodes):
-        back = any(_on_tokens(known, o) or o in returns for o in node.outputs)
-        if back:
-            returns.update(i for i in node.reads if not _on_tokens(known, i))
-    return [
-        output
-        for node in graph.nodes
-        for output in node.outputs[:1]
-        if _on_tokens(known, output) and _is_norm(graph, node) and _escapes(graph, output, known, returns)
-    ]
+        if any(_on_tokens(known, o) or o in returns for o in node.outputs):
+            returns.update(i for i in node.reads if i not in known or known[i].kind == "channels-tokens")
+    read = [i for n in graph.nodes if returns & set(n.outputs) for i in n.inputs if _on_tokens(known, i)]
+    pending, seen, norms = read[-1:], set(read[-1:]), set[str]()
+    while pending:
+        value = pending.pop()
+        maker = graph.producer(value)
+        if maker is not None and _is_norm(graph, maker):
+            norms.add(value)
+            continue
+        before = {i for i in maker.inputs if _on_tokens(known, i)} if maker is not None else set()
+        if maker is None or not before or (len(before) > 1 and maker.op_type != "Concat"):
+            return None  # not a norm of its own: a residual sum, as where norms come after the mixing
+        pending.extend(before - seen)
+        seen |= before
+    return norms.pop() if len(norms) == 1 else None
 
 
 def _on_tokens(known: dict[str, Layout], value: str) -> bool:
@@ -241,21 +414,6 @@ def _is_norm(graph: Graph, node: Node) -> bool:
         maker = graph.producer(other)
         if graph.constant_rank(shift) == 1 and maker is not None and maker.op_type == "Mul":
             return any(graph.constant_rank(i) == 1 for i in maker.inputs)
-    return False
-
-
-def _escapes(graph: Graph, value: str, known: dict[str, Layout], returns: set[str]) -> bool:
-    """Whether a value reaches, by token-wise linear steps, an operator that mixes tokens and leads back."""
-    pending, seen = [value], {value}
-    while pending:
-        for node in graph.consumers(pending.pop()):
-            for output in node.outputs:
-                if output in returns:
-                    return True
-                residual = node.op_type == "Add" and sum(_on_tokens(known, i) for i in node.inputs) > 1
-                if _on_tokens(known, output) and not residual and output not in seen and not _is_norm(graph, node):
-                    seen.add(output)
-                    pending.append(output)
     return False
 
 
