@@ -14,6 +14,10 @@
 #include "onnxcam/kernels.hpp"
 #include "reference.hpp"
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 namespace py = pybind11;
 using namespace pybind11::literals;
 
@@ -295,6 +299,15 @@ void define_reference(py::module_& m) {
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.doc() = "Kernels that turn activations and weights into heat maps; dense C++, bit-identical on every CPU.";
     define_kernels(m);
+    m.def(
+        "release_free_memory",
+        [] {
+#if defined(__GLIBC__)
+            malloc_trim(0);
+#endif
+        },
+        py::call_guard<py::gil_scoped_release>(),
+        "Return freed blocks to the operating system where the C library keeps them (glibc); elsewhere nothing.");
     auto reference = m.def_submodule("reference", "The same kernels, written plainly: the oracle of the tests.");
     define_reference(reference);
 }

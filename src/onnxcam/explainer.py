@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from onnxcam import _core
 from onnxcam.errors import ModelError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import Explanation
@@ -161,6 +162,9 @@ class Explainer:
         self.notes: tuple[str, ...] = tuple(notes)
         for note in notes:
             logger.info("%s: %s", file.name, note)
+        # Rewriting held the weights several times over; what it freed is given back before the first picture.
+        del file, graph, explained
+        _core.release_free_memory()
 
     @cached_property
     def layer(self) -> str:
