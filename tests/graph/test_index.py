@@ -165,7 +165,7 @@ def test_shapes_are_known_behind_a_pool_of_integers_where_the_graph_is_walked() 
     text = """<ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]> g (uint8[N,3,8,8] x) => (uint8[N,3] y)
         <float s = {1}, uint8 z = {0}, int64[1] start = {0}, int64[1] end = {2}>
         { p = com.microsoft.QLinearAveragePool<kernel_shape=[8,8]>(x, s, z, s, z)
-          t = Shape(p) n = Slice(t, start, end) y = Reshape(p, n) }"""
+          t = Shape(p) b = Slice(t, start, end) n = Abs(b) y = Reshape(p, n) }"""
     found = Graph(parser.parse_model(text), shapes={"x": ["N", 3, 8, 8]})
     assert found.shape("p") == ("N", 3, 1, 1) and found.dtype("p") == TensorProto.UINT8
     assert found.shape("y") == ("N", 3) and found.dtype("y") == TensorProto.UINT8
