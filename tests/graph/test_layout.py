@@ -1,5 +1,7 @@
 """How values lie on the picture, followed through tiny graphs; every layout and every number is worked out by hand."""
 
+import re
+
 import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper, parser
@@ -19,7 +21,7 @@ INTEGERS = {
     "reverse": [5, 4, 3, 2, 1, 0],
     "parts": [0, 2, 2, 3, 2, 3], "windows": [-1, 4, 3], "parted": [-1, 2, 3, 2, 2, 3], "picture": [0, 4, 6, 3],
     "turned": [0, 6, 4, 3], "merged": [0, 2, 3, 12], "dilated": [0, 2, 2, 18], "onepart": [0, 1, 4, 1, 6, 3],
-    "one": [0, 1, 24, 3], "open": [-1, 7, 5, 1], "axes34": [3, 4],
+    "one": [0, 1, 24, 3], "open": [-1, 7, 5, 1], "rows": [-1, 5], "halves": [0, 2, 2, 2, 8, 3], "eight": [0, 8, 8, 3], "axes34": [3, 4],
 }  # fmt: skip
 FLOATS = {
     "w": (5, 3, 2, 2), "w1": (5, 5, 1, 1), "g": (5,), "b": (5,), "v": (5, 5), "mix": (6, 6), "mix7": (7, 7),
@@ -76,6 +78,7 @@ MOVES = {
     "a class token in front": (CLASS + "y = Relu(c)", Layout("tokens", GRID, 1)),
     "class and register tokens": (CLASS + "y = Concat<axis=1>(registers, c)", Layout("tokens", GRID, 3)),
     "a class token behind": (TOKENS + "y = Concat<axis=1>(t, cls)", None),
+    "two rows of tokens": (TOKENS + "y = Concat<axis=1>(t, t)", None),
     "positions added": (CLASS + "y = Add(c, position)", Layout("tokens", GRID, 1)),
     "positions first in the sum": (CLASS + "y = Add(position, c)", Layout("tokens", GRID, 1)),
     "the class token cut off": (CLASS + "y = Slice(c, _1, many, _1)", Layout("tokens", GRID)),
@@ -99,6 +102,12 @@ MOVES = {
                                Layout("tokens", GRID)),
     "back at a norm over features": (TOKENS + "a = MatMul(f, mix) u = Transpose<perm=[0,2,1]>(a) "
                                      "y = LayerNormalization<axis=-1>(u, g, b)", Layout("tokens", GRID)),
+    "a norm over features, one axis more": (TOKENS + "a = MatMul(f, mix) u = Transpose<perm=[0,2,1]>(a) "
+        "z = Unsqueeze(u, _1) y = LayerNormalization<axis=-1>(z, g, b)", None),
+    "BatchNorm over tokens in the batch": (TOKENS + "r = Reshape(t, rows) i = BatchNormalization(r, g, b, b, "
+        "g) y = Reshape(i, nt5)", Layout("tokens", GRID)),
+    "attention of patches to class token and patches": (CLASS + "k = Transpose<perm=[0,2,1]>(c) s = MatMul(t, k) "
+        "a = Softmax(s) y = MatMul(a, c)", Layout("tokens", GRID)),
     "a norm over features of what is no grid": (CLASS + "q = Transpose<perm=[0,2,1]>(c) a = MatMul(q, mix7) "
         "u = Transpose<perm=[0,2,1]>(a) y = LayerNormalization<axis=-1>(u, g, b)", None),
     "a norm over the cells": (TOKENS + "y = LayerNormalization<axis=-1>(f, g6, b6)", None),
@@ -118,6 +127,8 @@ WINDOWS = {
     "windows put back after attention among them": (PARTS + "i = MatMul(e, v3) j = Transpose<perm=[0,2,1]>(i) "
         "k = MatMul(i, j) l = Softmax(k) o = MatMul(l, i) " + BACK.format("o", "picture"), Layout("nhwc", (4, 6))),
     "windows not put back in order": (PARTS + "q = Reshape(e, parted) y = Reshape(q, picture)", None),
+    "rows of windows put back in another order": ("r = Reshape(x, parts) s = Transpose<perm=[0,2,1,3,4,5]>(r) "
+        "y = Reshape(s, picture)", None),
     "a window of the whole, its axis of one": ("r = Reshape(x, onepart) s = Transpose<perm=[0,1,3,2,4,5]>(r) "
         "y = Reshape(s, one)", None),
     "2 x 2 cells merged into channels": (PARTS + "q = Reshape(s, merged) y = Relu(q)", Layout("nhwc", (2, 3))),
@@ -155,11 +166,18 @@ def test_a_picture_with_channels_last_starts_so() -> None:
     assert lies("y = Transpose<perm=[0,3,1,2]>(x)", kind="nhwc") == Layout("nchw", (4, 6))
 
 
+def test_halves_of_a_side_put_back_in_another_order_are_no_side() -> None:
+    body = "r = Reshape(x, halves) s = Transpose<perm=[0,{},3,4,5]>(r) y = Reshape(s, eight)"
+    graphs = [graph(body.format(order), picture="8,8,3") for order in ("1,2", "2,1")]
+    assert [layouts(g, "x", "nhwc").get("y") for g in graphs] == [Layout("nhwc", (8, 8)), None]
+
+
 # A pre-norm transformer block on `c` (class token and six patches): `n1` feeds the attention, `n2` the MLP.
 NORM = "{1} = LayerNormalization<axis=-1>({0}, g, b) "
 SPELT = (
     "mu{1} = ReduceMean({0}, _minus1) d{1} = Sub({0}, mu{1}) sq{1} = Mul(d{1}, d{1}) "
-    "va{1} = ReduceMean(sq{1}, _minus1) sd{1} = Sqrt(va{1}) z{1} = Div(d{1}, sd{1}) sc{1} = Mul(z{1}, g) {1} = Add(sc{1}, b) "
+    "va{1} = ReduceMean(sq{1}, _minus1) sd{1} = Sqrt(va{1}) "
+    "z{1} = Div(d{1}, sd{1}) sc{1} = Mul(z{1}, g) {1} = Add(sc{1}, b) "
 )
 ATTENTION = (
     "q = MatMul(n1, v) k = Transpose<perm=[0,2,1]>(q) s = MatMul(q, k) a = Softmax(s) o = MatMul(a, q) r1 = Add({}, o) "
@@ -206,6 +224,14 @@ def test_the_automatic_layer_of_a_transformer_is_the_norm_before_the_last_mixing
     body, wanted, prefix = AUTOMATIC[name]
     layer = Layers(graph(body), "x", "nchw", "y").automatic
     assert (layer.name, layer.layout.prefix, layer.grid) == (wanted, prefix, GRID)
+
+
+def test_of_two_blocks_the_last_counts() -> None:
+    first, second = (block(s, NORM) for s in ("c", "R2"))
+    for name in ("n1", "n2", "q", "k", "s", "a", "o", "r1", "h", "e", "r2"):
+        first = re.sub(rf"\b{name}\b", name.upper(), first)
+    body = CLASS + first + second + NORM.format("r2", "n3") + PICK.format("n3")
+    assert Layers(graph(body), "x", "nchw", "y").automatic.name == "n1"
 
 
 def test_norms_before_mixing_are_told_from_norms_before_token_wise_layers() -> None:

@@ -100,7 +100,7 @@ def layouts(graph: Graph, image: str, kind: str) -> dict[str, Layout]:
             shape = graph.shape(output) if output else None
             if shape is None:
                 continue
-            moved = _moved(graph, node, shape, known, axes)
+            moved = _moved(graph, node, shape, axes)
             if moved is not None:
                 axes[output] = moved
             if (found := _layout(graph, node, shape, known, grids, moved)) is not None:
@@ -148,9 +148,7 @@ def _features_last(shape: Shape, grids: dict[int, tuple[int, int]]) -> Layout | 
         found = _on_grid("nhwc", shape)
         return found if found is not None and grids.get(found.cells) == found.grid else None
     tokens = shape[1] if len(shape) == 3 else None
-    if isinstance(tokens, int) and tokens in grids and grids[tokens] != (tokens, 1):
-        return Layout("tokens", grids[tokens])
-    return None
+    return Layout("tokens", grids[tokens]) if isinstance(tokens, int) and tokens in grids else None
 
 
 # --- axes ---------------------------------------------------------------------------------------------------------
@@ -194,7 +192,7 @@ def _lying(axes: _Axes) -> Layout | None:
     return None
 
 
-def _moved(graph: Graph, node: Node, shape: Shape, known: dict[str, Layout], axes: dict[str, _Axes]) -> _Axes | None:
+def _moved(graph: Graph, node: Node, shape: Shape, axes: dict[str, _Axes]) -> _Axes | None:
     """The axes of a node's output where they follow from those of its inputs."""
     source = axes.get(node.inputs[0]) if node.inputs else None
     if source is None and node.op_type in (*_RESHAPES, *_NORMS, "MatMul", "Slice", "Split", "Transpose"):
@@ -213,10 +211,7 @@ def _moved(graph: Graph, node: Node, shape: Shape, known: dict[str, Layout], axe
     if node.op_type.startswith("Reduce"):
         return _reduced(graph, node, source)
     if _is_over_features(graph, node):
-        if not _is_features(source[-1]):
-            return None
-        lying = known.get(node.inputs[0])  # what was put into the channels stays there
-        return _axes(lying, shape) if lying is not None else (*source[:-1], _features(shape[-1]))
+        return (*source[:-1], _features(shape[-1])) if _is_features(source[-1]) else None
     if node.op_type == "MatMul":
         other = axes.get(node.inputs[1])
         return (*source[:-1], other[-1]) if other is not None and len(other) == len(source) == len(shape) else None
@@ -393,8 +388,8 @@ def norm_before_mixing(graph: Graph, known: dict[str, Layout]) -> str | None:
             norms.add(value)
             continue
         before = {i for i in maker.inputs if _on_tokens(known, i)} if maker is not None else set()
-        if maker is None or not before or (len(before) > 1 and maker.op_type != "Concat"):
-            return None  # not a norm of its own: a residual sum, as where norms come after the mixing
+        if not before:
+            return None  # where norms come after the mixing, residual sums lead back to the first map
         pending.extend(before - seen)
         seen |= before
     return norms.pop() if len(norms) == 1 else None
