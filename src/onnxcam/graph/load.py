@@ -232,14 +232,18 @@ def _with_outputs(model: ModelProto, values: Sequence[str]) -> ModelProto:
 
 def _constants_to_initializers(lean: ModelProto) -> None:
     """Constant nodes of the main graph become initializers: one place where constants are found."""
-    constants = [n for n in lean.graph.node if n.op_type == "Constant" and n.domain in ("", "ai.onnx")]
     outputs = {o.name for o in lean.graph.output}
-    for node in constants:
+    moved = []
+    for i, node in enumerate(lean.graph.node):
+        if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or node.output[0] in outputs:
+            continue
         tensor = _constant_tensor(node.attribute[0]) if len(node.attribute) == 1 else None
-        if tensor is not None and node.output[0] not in outputs:
+        if tensor is not None:
             tensor.name = node.output[0]
             lean.graph.initializer.append(tensor)
-            lean.graph.node.remove(node)
+            moved.append(i)
+    for i in reversed(moved):  # `remove` would compare every node before each
+        del lean.graph.node[i]
 
 
 def _constant_tensor(attribute: AttributeProto) -> TensorProto | None:
