@@ -1,7 +1,7 @@
 """The explained model: the user's graph with the target, the gradient and alpha appended as ordinary nodes."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from onnxcam.autodiff.engine import blockers, live_path
+from onnxcam.autodiff.one_token import of_one_token
 from onnxcam.autodiff.quantized import TWINS
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder, tensor_info
@@ -211,6 +212,9 @@ def explained_model(
     class_index = free_name("class_index", taken)
     op = Builder(graph)
     target = class_target(op, head, score, class_index)
+    if row.gradients and target.differentiated[0] in graph:
+        names = [layer.name for layer in layers]
+        target = replace(target, narrow=of_one_token(graph, op, target.differentiated[0], names))
     context = chosen.context(op, target)
     context.settle(*target.values, inputs=(target.class_index,))
     heads = [

@@ -26,6 +26,8 @@ class Target:
     probabilities: str | None
     class_index: ValueInfoProto
     one_hot: str | None
+    narrow: str | None = None
+    """A copy of what is differentiated with the gradient at the layers alone, see `of_one_token`."""
 
     @property
     def differentiated(self) -> tuple[str, str | None]:
@@ -35,7 +37,7 @@ class Target:
     @property
     def values(self) -> tuple[str, ...]:
         """What has to be kept of the graph for the target."""
-        values = (self.score, self.index, self.classes, self.probabilities, self.one_hot)
+        values = (self.score, self.index, self.classes, self.probabilities, self.one_hot, self.narrow)
         return tuple(value for value in values if value is not None)
 
 

@@ -98,6 +98,8 @@ class MethodContext:
         """G as it lies in the model, with the rules of some nodes changed, see `differentiate`."""
         name = self.layer.name
         y, cotangent = self.target.differentiated
+        if self.target.narrow and not rules:
+            y = self.target.narrow
         gradient = differentiate(self.graph, self.op, y, [name], cotangent, rules=rules)[name]
         if gradient is None:
             raise UnsupportedError(
