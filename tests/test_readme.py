@@ -51,14 +51,15 @@ def same(said: str, printed: str) -> bool:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
 def test_code_blocks_run_and_print_what_is_written(document: Path, folder: Path) -> None:
-    program = "\n".join(block for language, block in blocks(document) if language == "python")
-    if program:
-        said = "".join(m[1] + "\n" for m in re.finditer(r"^# -> (.*)$", program, re.M))
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, check=False)
-        assert done.returncode == 0, f"{document.name}: {done.stderr}"
-        assert not said or same(said, done.stdout), f"{document.name} says\n{said}\nbut prints\n{done.stdout}"
+    program = ""
     for language, block in blocks(document):
         if language == "python":
+            program += block  # the blocks of a document are one program; each runs where it stands
+            said = "".join(m[1] + "\n" for m in re.finditer(r"^# -> (.*)$", program, re.M))
+            python = [sys.executable, "-c", program]
+            done = subprocess.run(python, capture_output=True, text=True, cwd=folder, check=False)
+            assert done.returncode == 0, f"{document.name}: {done.stderr}"
+            assert not said or same(said, done.stdout), f"{document.name} says\n{said}\nbut prints\n{done.stdout}"
             continue
         for command, said in commands(block):
             words = shlex.split(command)
