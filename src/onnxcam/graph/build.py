@@ -4,7 +4,7 @@ Scalars, lists and arrays become initializers, cached by value; a node emitted t
 `onnxcam/<scope>/<Op>_<n>` under a prefix that no name in the model has, so they cannot collide with the model's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxcam.graph.index import Graph
+from onnxcam.graph.index import Dim, Graph
 
 Operand = str | float | int | bool | Sequence[float] | Sequence[int] | npt.NDArray[Any] | None
 
@@ -140,10 +140,19 @@ class Builder:
         model.graph.output.extend(o for o in added if o.name not in declared)
         return self.graph.complete(model)
 
-    def extended(self, keep: Iterable[str], inputs: Iterable[ValueInfoProto] = ()) -> Graph:
-        """A graph that holds the emitted nodes that `keep` needs, so that emitted values have types and readers."""
-        g = self.graph
-        return Graph(self._lean(set(keep), inputs), weights=g.weights, shapes=g.shapes, folder=g.folder, notes=g.notes)
+    def extended(
+        self,
+        keep: Iterable[str],
+        inputs: Iterable[ValueInfoProto] = (),
+        shapes: Mapping[str, Sequence[Dim]] | None = None,
+    ) -> Graph:
+        """A graph that holds the emitted nodes that `keep` needs, so that emitted values have types and readers.
+
+        shapes: of the new inputs, as far as shape inference is concerned.
+        """
+        g, model = self.graph, self._lean(set(keep), inputs)
+        bound = {**g.shapes, **(shapes or {})}
+        return Graph(model, weights=g.weights, shapes=bound, folder=g.folder, notes=g.notes)
 
     def _lean(self, live: set[str], inputs: Iterable[ValueInfoProto]) -> ModelProto:
         kept: list[NodeProto] = []

@@ -59,9 +59,12 @@ class MethodContext:
         return self.op.graph
 
     def settle(self, *keep: str, inputs: tuple[ValueInfoProto, ...] = ()) -> None:
-        """Extend the graph by the emitted nodes that `keep` needs, and go on with a new builder on it."""
-        one_hots = self.op.one_hots
-        self.op = Builder(self.op.extended(keep, inputs))
+        """Extend the graph by the emitted nodes that `keep` needs, and go on with a new builder on it.
+
+        inputs: new ones, of one number per sample (a single one broadcasts).
+        """
+        one_hots, per_sample = self.op.one_hots, (self.graph.shape(self.picture.name) or (None,))[:1]
+        self.op = Builder(self.op.extended(keep, inputs, {i.name: per_sample for i in inputs}))
         self.op.one_hots.update(one_hots)
 
     @property
