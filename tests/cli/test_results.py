@@ -96,7 +96,18 @@ def pixels(path: str) -> np.ndarray:
 
 def test_opacity_0_is_the_picture_and_1_the_colormap_alone(onnxcam: Run) -> None:
     for opacity in ("0", "1"):
-        arguments = ("--opacity", opacity, "--colormap", "gray", "--target", "0", "-o", f"o{opacity}.png")
+        arguments = (
+            "--opacity",
+            opacity,
+            "--colormap",
+            "gray",
+            "--clip",
+            "100",
+            "--target",
+            "0",
+            "-o",
+            f"o{opacity}.png",
+        )
         assert onnxcam("explain", "colours.onnx", "dog.png", *arguments).code == 0
     assert np.array_equal(pixels("o0.png"), pixels("dog.png"))
     values = Explainer("colours.onnx")("dog.png", 0).values
