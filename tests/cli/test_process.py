@@ -85,7 +85,12 @@ def test_an_interrupt_during_a_run_is_exit_code_130_and_leaves_nothing(folder: P
     os.mkfifo("picture.png")  # the program waits for a picture that never comes
     before = sorted(listing_names(folder))
     process = subprocess.Popen(
-        [*PROGRAM, "explain", "colours.onnx", "picture.png"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, "explain", "colours.onnx", "picture.png"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background has them ignore interrupts, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with Path("picture.png").open("wb"):  # returns once the program reads
         process.send_signal(signal.SIGINT)
