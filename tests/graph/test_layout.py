@@ -21,7 +21,8 @@ INTEGERS = {
     "reverse": [5, 4, 3, 2, 1, 0],
     "parts": [0, 2, 2, 3, 2, 3], "windows": [-1, 4, 3], "parted": [-1, 2, 3, 2, 2, 3], "picture": [0, 4, 6, 3],
     "turned": [0, 6, 4, 3], "merged": [0, 2, 3, 12], "dilated": [0, 2, 2, 18], "onepart": [0, 1, 4, 1, 6, 3],
-    "one": [0, 1, 24, 3], "open": [-1, 7, 5, 1], "rows": [-1, 5], "halves": [0, 2, 2, 2, 8, 3], "eight": [0, 8, 8, 3], "axes34": [3, 4],
+    "one": [0, 1, 24, 3], "open": [-1, 7, 5, 1], "whole": [0, 1, 2, 1, 3, 5], "whole2": [0, 1, 1, 2, 3, 5],
+    "onehead": [0, 6, 1, 5], "rows": [-1, 5], "halves": [0, 2, 2, 2, 8, 3], "eight": [0, 8, 8, 3], "axes34": [3, 4],
 }  # fmt: skip
 FLOATS = {
     "w": (5, 3, 2, 2), "w1": (5, 5, 1, 1), "g": (5,), "b": (5,), "v": (5, 5), "mix": (6, 6), "mix7": (7, 7),
@@ -211,6 +212,17 @@ AUTOMATIC = {
         "l1 = Slice(l, _1, many, _1) l2 = Slice(l, _0, _1, _1) l3 = Concat<axis=1>(l1, l2) f2 = Reshape(l3, nt5) "
         "q = MatMul(f2, v) k = Transpose<perm=[0,2,1]>(q) s = MatMul(q, k) a = Softmax(s) o = MatMul(a, q) "
         "r1 = Add(t, o) " + MEAN.format("r1"), "n1", 0),
+    "sizes computed behind the norm": (TOKENS + block("t", NORM) + "d = Shape(n2) z1 = Reshape(r2, d) z2 = Relu(z1) "
+        + MEAN.format("z2"), "n1", 0),
+    "a window of the whole map": (LAST + "n1 = LayerNormalization<axis=-1>(l, g, b) win1 = Reshape(n1, whole) "
+        "win2 = Transpose<perm=[0,1,3,2,4,5]>(win1) win3 = Reshape(win2, nt5) q = MatMul(win3, v) "
+        "q1 = Reshape(q, onehead) q2 = Transpose<perm=[0,2,1,3]>(q1) k = Transpose<perm=[0,2,3,1]>(q1) "
+        "s = MatMul(q2, k) a = Softmax(s) o = MatMul(a, q2) o1 = Transpose<perm=[0,2,1,3]>(o) o2 = Reshape(o1, nt5) "
+        "o3 = MatMul(o2, v) win4 = Reshape(o3, whole2) win5 = Transpose<perm=[0,1,3,2,4,5]>(win4) "
+        "win6 = Reshape(win5, n235) r = Add(l, win6) n2 = LayerNormalization<axis=-1>(r, g, b) "
+        "p = ReduceMean<keepdims=0>(n2, axes12) y = MatMul(p, head)", "n1", 0),
+    "an MLP of the class token alone": (CLASS + block("c", NORM) + "m1 = Slice(r2, _0, _1, _1) m2 = MatMul(m1, v) "
+        "m3 = Slice(r2, _1, many, _1) m4 = Concat<axis=1>(m2, m3) " + PICK.format("m4"), "n1", 1),
     "a map moved out of windows": (TOKENS + "u = Unsqueeze(t, _1) e = Relu(u) z = Squeeze(e, _1) "
         "i = Transpose<perm=[0,2,1]>(z) j = Reshape(i, n523) p = ReduceMean<keepdims=0>(j, axes23) y = MatMul(p, head)",
         "z", 0),

@@ -6,13 +6,7 @@ from functools import cached_property
 
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.index import Graph, Node
-from onnxcam.graph.layout import Layout, layouts, norm_before_mixing, stated_layout, vanishes
-
-# Outputs of these hold the same numbers as their input, moved or cast: not layers of their own, where that is one.
-_MOVES = frozenset(
-    {"Cast", "DequantizeLinear", "Dropout", "Expand", "Flatten", "Identity", "Pad", "QuantizeLinear", "Reshape"}
-    | {"Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
-)
+from onnxcam.graph.layout import MOVES, Layout, layouts, norm_before_mixing, stated_layout, vanishes
 
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
@@ -52,11 +46,14 @@ class Layers:
 
     @cached_property
     def candidates(self) -> tuple[Layer, ...]:
-        """Values on a grid of more than one cell, in the order of the graph, deepest last."""
+        """Values on a grid of more than one cell, in the order of the graph, deepest last.
+
+        What is only moved is no layer of its own, unless it comes from where it had no grid.
+        """
         return tuple(
             layer
             for depth, node in enumerate(self._between)
-            if node.op_type not in _MOVES or node.inputs[0] not in self.layouts
+            if node.op_type not in MOVES or node.inputs[0] not in self.layouts
             for output in node.outputs
             if output and (layer := self._layer(output, node, depth)) is not None
         )

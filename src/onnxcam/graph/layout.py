@@ -55,6 +55,11 @@ _MAPPERS = frozenset(
     """Conv ConvTranspose ConvInteger QLinearConv MaxPool AveragePool LpPool BatchNormalization InstanceNormalization
     GroupNormalization LRN Resize Upsample DepthToSpace SpaceToDepth FusedConv QLinearAveragePool GroupNorm""".split()
 )
+# Their outputs hold the same numbers as their inputs, moved or cast.
+MOVES = frozenset(
+    """Cast DequantizeLinear Dropout Expand Flatten Identity Pad QuantizeLinear Reshape Slice Split Squeeze Transpose
+    Unsqueeze""".split()
+)
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _NORMS = frozenset(
     """LayerNormalization RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization
@@ -373,13 +378,25 @@ def token_grid(cells: int, picture: Sequence[int]) -> tuple[int, int]:
 def norm_before_mixing(graph: Graph, known: dict[str, Layout]) -> str | None:
     """The norm whose output the last operator that mixes tokens (attention, token MLP) reads; None without such a norm.
 
-    Mixing leaves the token layout and comes back to it; between the norm and the mixing are token-wise steps alone.
+    Mixing leaves the token layout and comes back to it, by more than moves; between the norm and the mixing are
+    token-wise steps alone.
     """
-    returns: set[str] = set()  # values that lie nowhere but lead back to tokens
-    for node in reversed(graph.nodes):
-        if any(_on_tokens(known, o) or o in returns for o in node.outputs):
-            returns.update(i for i in node.reads if i not in known or known[i].kind == "channels-tokens")
-    read = [i for n in graph.nodes if returns & set(n.outputs) for i in n.inputs if _on_tokens(known, i)]
+    lost: set[str] = set()  # values that lie nowhere but lead back to tokens
+    mixed: set[str] = set()  # ... by more than moves
+    nodes = [n for n in graph.nodes if n.op_type not in ("Shape", "Size")]  # sizes are no way back
+    for node in reversed(nodes):
+        if any(_on_tokens(known, o) or o in lost for o in node.outputs):
+            astray = [i for i in node.reads if i not in known or known[i].kind == "channels-tokens"]
+            lost.update(astray)
+            if node.op_type not in MOVES or mixed & set(node.outputs):
+                mixed.update(astray)
+    read = [
+        i
+        for n in nodes
+        if (mixed if n.op_type in MOVES else lost) & set(n.outputs)
+        for i in n.inputs
+        if _on_tokens(known, i) and not _picks_prefix(graph, n, known[i])
+    ]
     pending, seen, norms = read[-1:], set(read[-1:]), set[str]()
     while pending:
         value = pending.pop()
@@ -388,6 +405,8 @@ def norm_before_mixing(graph: Graph, known: dict[str, Layout]) -> str | None:
             norms.add(value)
             continue
         before = {i for i in maker.inputs if _on_tokens(known, i)} if maker is not None else set()
+        if maker is not None and not before and maker.op_type in MOVES:
+            before = {maker.inputs[0]}
         if not before:
             return None  # where norms come after the mixing, residual sums lead back to the first map
         pending.extend(before - seen)
