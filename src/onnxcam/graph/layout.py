@@ -419,16 +419,22 @@ def _on_tokens(known: dict[str, Layout], value: str) -> bool:
 
 
 def _is_norm(graph: Graph, node: Node) -> bool:
-    """A normalisation operator, or the scale and shift at the end of one that is spelt out."""
+    """A normalisation operator, or the scale and shift per feature at the end of one that is spelt out."""
     if node.op_type in _NORMS:
         return True
     if node.op_type != "Add":
         return False
     for shift, other in (node.inputs, reversed(node.inputs)):
         maker = graph.producer(other)
-        if graph.constant_rank(shift) == 1 and maker is not None and maker.op_type == "Mul":
-            return any(graph.constant_rank(i) == 1 for i in maker.inputs)
+        if _per_feature(graph, shift) and maker is not None and maker.op_type == "Mul":
+            return any(_per_feature(graph, i) for i in maker.inputs)
     return False
+
+
+def _per_feature(graph: Graph, value: str) -> bool:
+    """Whether a value is a weight with one number for each place on the last axis."""
+    shape = graph.shape(value) if graph.constant_rank(value) else None
+    return bool(shape) and shape is not None and shape[-1] != 1 and all(d == 1 for d in shape[:-1])
 
 
 def vanishes(graph: Graph, value: str, known: dict[str, Layout]) -> bool:
