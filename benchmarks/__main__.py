@@ -52,7 +52,7 @@ def main() -> None:
     settings = Settings(arguments.quick, arguments.threads, clock)
     where = machine(settings)
     print(", ".join(f"{k} {v}" for k, v in where.items()))
-    print("ORT sessions with session.force_spinning_stop=1; ratios: median of interleaved pairs (quartiles)")
+    print("ORT sessions with session.force_spinning_stop=1; ratios: median of interleaved calls (quartiles)")
     rows: list[Row] = []
     for name in arguments.rows or ROWS:
         if name == "real":

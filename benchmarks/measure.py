@@ -1,7 +1,7 @@
-"""How things are timed: pairs of calls, one after the other, and the median of the pairs' ratios.
+"""How things are timed: calls of both sides one after the other, and the median of the ratios of such neighbours.
 
 A ratio of two calls that ran within milliseconds of each other forgets what else the machine was doing; a ratio of two
-averages does not. The spread given is that of the pair ratios, first to third quartile.
+averages does not. The spread given is that of the ratios, first to third quartile.
 """
 
 import statistics
@@ -70,20 +70,22 @@ def milliseconds(call: Callable[[], object], clock: Callable[[], float] = time.p
 def paired(
     ours: Callable[[], object], theirs: Callable[[], object], settings: Settings, budget: float, pause: float
 ) -> tuple[float, float, list[float]]:
-    """Median milliseconds of both, and the ratio of every pair, ours / theirs, in an order that alternates.
+    """Median milliseconds of both, and ratios of ours to theirs, each of two pairs: ours, theirs, theirs, ours.
 
-    `pause` seconds before every call let the spinning threads of another library go to sleep.
+    A call that follows its like finds the caches warm, so that both orders count. `pause` seconds before every call
+    let the spinning threads of another library go to sleep.
     """
     warm = 0.0
     for _ in range(2):
         warm = milliseconds(ours) + milliseconds(theirs)
     a: list[float] = []
     b: list[float] = []
-    for i in range(settings.repeats(warm / 1e3, budget)):
+    for i in range(2 * (settings.repeats(warm / 1e3, budget) // 2 + 1)):
         for side, call in ((a, ours), (b, theirs)) if i % 2 else ((b, theirs), (a, ours)):
             time.sleep(pause)
             side.append(milliseconds(call, settings.clock))
-    return statistics.median(a), statistics.median(b), [x / y for x, y in zip(a, b, strict=True)]
+    ratios = [(a[i] + a[i + 1]) / (b[i] + b[i + 1]) for i in range(0, len(a), 2)]
+    return statistics.median(a), statistics.median(b), ratios
 
 
 def ratio_row(
