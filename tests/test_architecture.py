@@ -37,7 +37,7 @@ def imports(name: str) -> set[str]:
 # From the ground up. A module may import those of its own line and of the lines before.
 LAYERS = [
     ["errors", "_core"],
-    ["picture", "output", "runtime"],
+    ["picture", "output", "runtime", "pipeline"],
     ["preprocess"],
     ["render", "saliency"],
     ["graph"],

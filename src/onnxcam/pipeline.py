@@ -1,0 +1,78 @@
+"""Stages that overlap: prepare, run in batches, finish, all at the same time, in order and in bounded memory."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+P = TypeVar("P")
+R = TypeVar("R")
+F = TypeVar("F")
+
+AHEAD = 2
+"""Batches in flight besides the one that is handed out: one is run while another is prepared or finished."""
+
+
+@dataclass(frozen=True)
+class Skipped(Generic[R]):
+    """What `prepare` returns in place of a prepared item that must not run: `result` goes straight to `finish`."""
+
+    result: R
+
+
+def pipelined(
+    items: Iterable[T],
+    prepare: Callable[[T], P | Skipped[R]],
+    run: Callable[[list[P]], Sequence[R]],
+    finish: Callable[[T, R], F],
+    *,
+    batch_size: int,
+    workers: int | None = None,
+) -> Iterator[F]:
+    """What `finish(item, result)` returns of every item, in the items' order.
+
+    `prepare` and `finish` run on `workers` threads (default: one per processor this process may use), `run` on one of
+    its own, with the prepared items of at most `batch_size` at once. Items are taken only when there is room: at most
+    1 + AHEAD batches are held, however many items there are and however slowly results are taken.
+
+    The first error, in the items' order, is raised and ends the iteration. Leaving early (an error, `close`, Ctrl-C)
+    waits for the calls under way, drops the others, and leaves no thread behind.
+    """
+    left = iter(items)
+    flying: deque[Future[deque[Future[F]]]] = deque()
+    pool, runner = ThreadPoolExecutor(workers or processors(), "onnxcam"), ThreadPoolExecutor(1, "onnxcam-run")
+
+    def batch(taken: list[T], waiting: list[Future[P | Skipped[R]]]) -> deque[Future[F]]:
+        prepared = [future.result() for future in waiting]
+        waiting.clear()
+        ready = [p for p in prepared if not isinstance(p, Skipped)]
+        results = iter(run(ready) if ready else ())
+        return deque(
+            pool.submit(finish, item, p.result if isinstance(p, Skipped) else next(results))
+            for item, p in zip(taken, prepared, strict=True)
+        )
+
+    try:
+        while True:
+            while len(flying) <= AHEAD and (taken := list(islice(left, batch_size))):
+                waiting = [pool.submit(prepare, item) for item in taken]
+                flying.append(runner.submit(partial(batch, taken, waiting)))
+            if not flying:
+                return
+            finished = flying.popleft().result()
+            while finished:
+                yield finished.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        runner.shutdown(cancel_futures=True)
+        pool.shutdown()
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,150 @@
+"""Overlapped stages: order, bounds, errors and leaving, with stages that can be held up at will."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from onnxcam.pipeline import AHEAD, Skipped, pipelined
+
+NUMBERS = list(range(37))
+
+
+def quick(items, **options):
+    """Doubles, in a batch, what is one more than each item."""
+    return pipelined(
+        items,
+        lambda n: n + 1,
+        lambda batch: [2 * p for p in batch],
+        lambda n, r: (n, r),
+        **{"batch_size": 4, **options},
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 37, 100])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_item_is_finished_once_with_its_own_result_and_in_order(batch_size: int, workers: int) -> None:
+    assert list(quick(NUMBERS, batch_size=batch_size, workers=workers)) == [(n, 2 * (n + 1)) for n in NUMBERS]
+    assert list(quick([], batch_size=batch_size, workers=workers)) == []
+
+
+def test_order_is_kept_where_the_stages_take_their_time() -> None:
+    rng = random.Random(0)
+
+    def slow(value):
+        time.sleep(rng.random() / 200)
+        return value
+
+    found = list(
+        pipelined(NUMBERS, slow, lambda b: [slow(p) for p in b], lambda n, r: slow(r), batch_size=3, workers=5)
+    )
+    assert found == NUMBERS
+
+
+def test_batches_are_full_but_the_last() -> None:
+    sizes: list[int] = []
+
+    def run(batch):
+        sizes.append(len(batch))
+        return batch
+
+    list(pipelined(NUMBERS, int, run, lambda n, r: r, batch_size=5))
+    assert sizes == [5] * 7 + [2]
+
+
+def test_no_more_items_are_taken_than_fit_however_slowly_results_are_taken() -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[int]:
+        while True:
+            taken.append(len(taken))
+            yield taken[-1]
+
+    results = quick(endless(), batch_size=4)
+    assert taken == []  # nothing happens before the first result is asked for
+    for n in range(9):
+        assert next(results) == (n, 2 * (n + 1))
+        time.sleep(0.01)
+        assert len(taken) <= 4 * (n // 4 + 1 + AHEAD)
+    results.close()
+
+
+def test_the_three_stages_work_at_the_same_time() -> None:
+    """Each stage waits for the two others: without overlap nobody would ever come."""
+    meeting = threading.Barrier(3)
+
+    def prepare(n):
+        if n == 2:
+            meeting.wait(10)
+        return n
+
+    def run(batch):
+        if batch == [1]:
+            meeting.wait(10)
+        return batch
+
+    def finish(n, r):
+        if n == 0:
+            meeting.wait(10)
+        return r
+
+    assert list(pipelined(range(5), prepare, run, finish, batch_size=1, workers=2)) == [0, 1, 2, 3, 4]
+
+
+def test_what_is_skipped_is_not_run_and_keeps_its_place() -> None:
+    ran: list[int] = []
+
+    def run(batch):
+        ran.extend(batch)
+        return [10 * p for p in batch]
+
+    found = pipelined(
+        range(10), lambda n: Skipped(-n) if n % 3 == 1 or n > 7 else n, run, lambda n, r: (n, r), batch_size=2
+    )
+    assert list(found) == [(n, -n if n % 3 == 1 or n > 7 else 10 * n) for n in range(10)]
+    assert ran == [0, 2, 3, 5, 6]
+
+
+@pytest.mark.parametrize("stage", ["items", "prepare", "run", "finish"])
+def test_an_error_of_any_stage_is_raised_and_leaves_no_thread(stage: str) -> None:
+    def fails(name, value):
+        if name == stage and value == 13:
+            raise ValueError("13")
+        return value
+
+    before = threading.active_count()
+    results = pipelined(
+        (fails("items", n) for n in NUMBERS),
+        lambda n: fails("prepare", n),
+        lambda batch: [fails("run", p) for p in batch],
+        lambda n, r: fails("finish", r),
+        batch_size=2,
+    )
+    found: list[int] = []
+    with pytest.raises(ValueError, match="13"):
+        found.extend(results)
+    assert found == list(range(len(found))) and len(found) <= 13
+    assert stage == "items" or len(found) == {"prepare": 12, "run": 12, "finish": 13}[stage]
+    assert threading.active_count() == before
+
+
+def test_leaving_early_finishes_what_is_under_way_and_starts_nothing_more() -> None:
+    started: list[int] = []
+    ended: list[int] = []
+
+    def finish(n, r):
+        started.append(n)
+        time.sleep(0.02)
+        ended.append(n)
+        return n
+
+    before = threading.active_count()
+    results = pipelined(NUMBERS, int, list, finish, batch_size=4, workers=1)
+    assert next(results) == 0
+    results.close()
+    count = len(started)
+    assert started == ended and count < 12
+    time.sleep(0.05)
+    assert len(started) == count and threading.active_count() == before
