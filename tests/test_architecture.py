@@ -48,7 +48,7 @@ LAYERS = [
     ["verify"],
     ["explanation", "check", "presets"],
     ["explainer"],
-    ["demo", "metrics", "batch", "exported"],
+    ["demo", "metrics", "audit", "exported"],
     ["report"],
     ["cli", "_console"],
 ]

@@ -185,6 +185,11 @@ class Explainer:
         """Number of classes C."""
         return self._explained.head.classes
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What every result's provenance says but the picture and the target, as plain JSON values."""
+        return dict(self._facts)
+
     def __call__(self, picture: PictureLike, target: TargetLike = None) -> Explanation:
         """Explain one picture: a path, a Pillow image, an array (H, W[, 1|3|4]), or anything that speaks DLPack.
 

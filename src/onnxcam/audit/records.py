@@ -1,0 +1,215 @@
+"""What an audit keeps: `run.json`, how every picture was explained, and `records.jsonl`, a line per picture."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxcam.errors import OnnxCamError, OutputError, UsageError
+from onnxcam.explanation import Explanation
+from onnxcam.metrics.localisation import boxes_mask, energy_pointing_game, pointing_game
+from onnxcam.targets import class_number
+
+FORMAT = "onnxcam audit 1"
+RUN = "run.json"
+RECORDS = "records.jsonl"
+
+Box = tuple[float, float, float, float]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to explain. name: its own in the run, relative, `/` between folders; its files are named after it.
+
+    path: to open it by. target: the class to explain, None for the predicted one. expected: what is in the picture,
+    a class index or a label, where it is known. boxes: of the objects, (x0, y0, x1, y1), end-exclusive pixels of the
+    upright picture. problem: what is wrong with the line that asked for it.
+    """
+
+    name: str
+    path: str
+    target: str | int | None = None
+    expected: str | int | None = None
+    boxes: tuple[Box, ...] | None = None
+    problem: OnnxCamError | None = None
+
+
+def explained_record(
+    item: Item, explanation: Explanation, folder: str | os.PathLike[str], files: Mapping[str, str | None]
+) -> Record:
+    """The record of a picture that was explained; docs/audit-a-folder.md says what each field means.
+
+    folder: the record's, which the picture's path is relative to. files: paths in it of what was written, by kind.
+    """
+    kept = explanation.record()
+    provenance = kept.pop("provenance")
+    picture = provenance["picture"] or {}
+    return {
+        **_asked(item, folder),
+        "status": "ok",
+        "sha256": picture.get("sha256"),
+        **{field: kept.pop(field) for field in ("class_index", "label", "score", "probability", "top")},
+        "expected_index": (expected := _expected(item.expected, explanation.labels, len(explanation.scores))),
+        "correct": None if expected is None else explanation.top[0].index == expected,
+        **kept,
+        "found": provenance.get("found", {}),
+        "map": _statistics(explanation),
+        "localisation": _localisation(explanation, item.boxes) if item.boxes else None,
+        "files": dict(files),
+    }
+
+
+def failed_record(item: Item, error: OnnxCamError, folder: str | os.PathLike[str]) -> Record:
+    """The record of a picture that could not be explained, and why."""
+    said = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+    return {**_asked(item, folder), "status": "error", "error": said}
+
+
+def _asked(item: Item, folder: str | os.PathLike[str]) -> Record:
+    return {
+        "name": item.name,
+        "picture": _relative(item.path, folder),
+        "target": item.target,
+        "expected": item.expected,
+        "boxes": None if item.boxes is None else [list(box) for box in item.boxes],
+    }
+
+
+@lru_cache(10_000)
+def _expected(expected: str | int | None, labels: tuple[str, ...] | None, classes: int) -> int | None:
+    """The index of an expected class; None where none is expected, or the model has no such class."""
+    try:
+        index = class_number(expected, labels, classes)
+    except UsageError:
+        return None
+    return None if index == -1 else index
+
+
+def _relative(path: str, folder: str | os.PathLike[str]) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return Path(path).resolve().as_posix()
+
+
+def _statistics(explanation: Explanation) -> Record:
+    x0, y0, x1, y1 = explanation.region
+    seen = explanation.values[y0:y1, x0:x1]
+    raw = explanation.raw
+    return {
+        "mean": _number(seen.mean(dtype=np.float64)),
+        "half": _number((seen >= 0.5 * seen.max()).mean()) if seen.max() > 0 else 0.0,
+        "raw_min": _number(raw.min()),
+        "raw_max": _number(raw.max()),
+    }
+
+
+def _localisation(explanation: Explanation, boxes: Sequence[Box]) -> Record:
+    values = explanation.values
+    mask = boxes_mask(boxes, (values.shape[0], values.shape[1]))
+    return {
+        "pointing": None if explanation.is_empty or explanation.has_nan else bool(pointing_game(values, mask)),
+        "energy": _number(energy_pointing_game(values, mask)),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def line(record: Mapping[str, Any]) -> bytes:
+    """A record as one line of JSON, ASCII; a name that is no Unicode survives as lone surrogates."""
+    return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
+
+
+def read_run(folder: str | os.PathLike[str]) -> Record:
+    """The header of an audit: `settings` of the output, `classes`, `labels`, and the `provenance` of every map.
+
+    Raises: UsageError where the folder holds no audit.
+    """
+    path = Path(folder) / RUN
+    try:
+        header = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        header = None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise UsageError(
+            f"{folder} holds no audit: `{RUN}` is missing or not of the format `{FORMAT}`",
+            "make one with `onnxcam explain MODEL PICTURES -o FOLDER`",
+        )
+    return header
+
+
+def read_records(folder: str | os.PathLike[str]) -> Iterator[Record]:
+    """The records of an audit, finished or not, one per picture, in the file's order; memory does not hold them.
+
+    Of a picture that was tried again the last record counts, and a torn last line does not.
+
+    Raises: UsageError where the folder holds no audit, OutputError where its records are damaged.
+    """
+    read_run(folder)
+    index = RecordIndex(Path(folder) / RECORDS)
+    yield from index.records()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a record lies in the file, and what it answers."""
+
+    offset: int
+    size: int
+    ok: bool
+    asked: int
+
+
+class RecordIndex:
+    """Where the last record of every name lies in a file of records, in the order of the lines that count."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        self.end = 0
+        try:
+            with path.open("rb") as file:
+                for number, text in enumerate(file, 1):
+                    if not text.endswith(b"\n"):  # torn: the process was killed while it wrote this line
+                        break
+                    self._add(text, number)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise OutputError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+
+    def _add(self, text: bytes, number: int) -> None:
+        try:
+            record = json.loads(text)
+            name, ok = record["name"], record["status"] == "ok"
+            asked = question(record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(
+                f"{self.path}, line {number}: not a record", "delete this line to have its picture explained again"
+            ) from error
+        self.entries.pop(name, None)
+        self.entries[name] = Entry(self.end, len(text), ok, asked)
+        self.end += len(text)
+
+    def records(self) -> Iterator[Record]:
+        """The records that count."""
+        if not self.entries:
+            return
+        with self.path.open("rb") as file:
+            for entry in self.entries.values():
+                file.seek(entry.offset)
+                yield json.loads(file.read(entry.size))
+
+
+def question(record: Mapping[str, Any]) -> int:
+    """A number that tells records of one name apart that were asked different things."""
+    return hash(json.dumps([record["picture"], record["target"], record["expected"], record["boxes"]]))
