@@ -6,13 +6,14 @@ if TYPE_CHECKING:
     from onnxcam.errors import OnnxCamError
     from onnxcam.explained import rewrite
     from onnxcam.explainer import Explainer, explain
-    from onnxcam.explanation import ClassScore, Explanation
+    from onnxcam.explanation import BadPicture, ClassScore, Explanation
     from onnxcam.exported import Exported, export
     from onnxcam.metrics.evaluation import evaluate
     from onnxcam.preprocess import Picture, Preprocess, load_picture
 
 # Loaded on first use: `import onnxcam` costs no numpy, no onnx.
 _HOMES = {
+    "BadPicture": "explanation",
     "ClassScore": "explanation",
     "Explainer": "explainer",
     "Explanation": "explanation",
@@ -28,6 +29,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BadPicture",
     "ClassScore",
     "Explainer",
     "Explanation",

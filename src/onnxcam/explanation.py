@@ -1,12 +1,14 @@
 """The result of explaining one sample."""
 
+import base64
 import io
 import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from onnxcam.errors import OutputError, UsageError
+from onnxcam.errors import OutputError, PictureError, UsageError
 from onnxcam.output import write_atomically
 from onnxcam.picture import Picture
 from onnxcam.render import clipped, encoded, overlay
 
 TOP = 5
+SHOWN = 640
+"""Longest edge of what a notebook shows, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,14 @@ class Explanation:
         values = clipped(values, self.region, self.clip if clip is None else clip)
         return overlay(self.picture.rgb, values.astype(np.float32), self.region, colormap, opacity)
 
-    def record(self) -> dict[str, Any]:
-        """Everything but the maps, as plain JSON values; scores that are not finite are null."""
+    def record(self, flat: bool = False) -> dict[str, Any]:
+        """Everything but the maps, as plain JSON values; scores that are not finite are null.
+
+        flat: scalars only, one row of a table (`pandas.DataFrame(e.record(flat=True) for e in explanations)`); of the
+        provenance what tells rows apart. `error` is null, and says what is wrong in the row of a BadPicture.
+        """
+        if flat:
+            return self._row()
         return {
             "class_index": self.class_index,
             "label": self.label,
@@ -142,6 +152,34 @@ class Explanation:
             "provenance": dict(self.provenance),
         }
 
+    def _row(self) -> dict[str, Any]:
+        source, model = (self.provenance.get(key) or {} for key in ("picture", "model"))
+        region = zip(("x0", "y0", "x1", "y1"), self.region, strict=True)
+        return {
+            "source": source.get("source"),
+            "error": None,
+            "class_index": self.class_index,
+            "label": self.label,
+            "score": _finite(self.score),
+            "probability": _finite(self.probability),
+            "predicted_index": self.top[0].index,
+            "predicted_label": self.top[0].label,
+            "predicted_score": _finite(self.top[0].score),
+            "layer": self.layer,
+            "method": self.method,
+            "height": self.values.shape[0],
+            "width": self.values.shape[1],
+            "peak_x": self.peak[0],
+            "peak_y": self.peak[1],
+            **{f"region_{name}": value for name, value in region},
+            "is_empty": self.is_empty,
+            "has_nan": self.has_nan,
+            "warning": "; ".join(self.warnings) or None,
+            "picture_sha256": source.get("sha256"),
+            "model": model.get("name"),
+            "model_sha256": model.get("sha256"),
+        }
+
     def save(self, path: str | os.PathLike[str], **drawing: Any) -> Path:
         """Write by suffix: `.png`, `.jpg` the overlay (options of `overlay`), `.npy` the values, `.json` the record.
 
@@ -159,12 +197,49 @@ class Explanation:
             raise OutputError(f"{path}: cannot write a `{suffix}` file", "use .png, .jpg, .webp, .npy or .json")
         return write_atomically(path, buffer.getvalue())
 
+    @property
+    def name(self) -> str:
+        """The class's label, else `class 7`."""
+        return self.label if self.label is not None else f"class {self.class_index}"
+
+    @property
+    def strength(self) -> str:
+        """The probability in per cent where there is one, else the score."""
+        return f"{self.probability:.1%}" if self.probability is not None else f"score {self.score:.3f}"
+
     def __repr__(self) -> str:
-        name = self.label if self.label is not None else f"class {self.class_index}"
-        shown = f"{self.probability:.1%}" if self.probability is not None else f"score {self.score:.3f}"
         state = f", {self.warnings[0]}" if self.warnings else f", peak at {self.peak}"
         height, width = self.values.shape
-        return f"<Explanation {name!r} {shown}: {self.method} at {self.layer!r}, {width}x{height}{state}>"
+        return f"<Explanation {self.name!r} {self.strength}: {self.method} at {self.layer!r}, {width}x{height}{state}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """What a notebook shows: the overlay, or the map alone where there is no picture, above its caption."""
+        image = self.overlay() if self.picture is not None else self._map_alone()
+        image.thumbnail((SHOWN, SHOWN))
+        png, jpeg = (base64.b64encode(encoded(image, suffix)).decode() for suffix in (".png", ".jpg"))
+        caption = f"<b>{escape(self.name)}</b> {self.strength}: {escape(self.method)} at {escape(self.layer)}"
+        warned = "".join(f"<br>\N{WARNING SIGN} {escape(w)}" for w in self.warnings)
+        figure = (
+            f'<figure style="margin:0"><img alt="{escape(repr(self))}" width="{image.width}" height="{image.height}"'
+            f' src="data:image/jpeg;base64,{jpeg}"><figcaption>{caption}{warned}</figcaption></figure>'
+        )
+        return {"text/plain": repr(self), "text/html": figure, "image/png": png}
+
+    def _map_alone(self) -> Image.Image:
+        black = np.zeros((*self.values.shape, 3), np.uint8)
+        return replace(self, picture=Picture(black, "<tensor>", None)).overlay(opacity=1.0)
+
+
+@dataclass(frozen=True)
+class BadPicture:
+    """What a stream of explanations holds in the place of a picture that cannot be read."""
+
+    source: str
+    error: PictureError
+
+    def record(self, flat: bool = False) -> dict[str, Any]:
+        """Its source and what is wrong with it; the keys stand in the rows of explanations too."""
+        return {"source": self.source, "error": self.error.message}
 
 
 def _finite(number: float | None) -> float | None:
