@@ -27,7 +27,7 @@ INTEGERS = {
 FLOATS = {
     "w": (5, 3, 2, 2), "w1": (5, 5, 1, 1), "g": (5,), "b": (5,), "v": (5, 5), "mix": (6, 6), "mix7": (7, 7),
     "g6": (6,), "b6": (6,), "cls": (1, 1, 5), "registers": (1, 2, 5), "head": (5, 4), "position": (1, 7, 5),
-    "scale": (1, 1, 5), "shift": (1, 1, 5),
+    "one_number": (1,), "scale": (1, 1, 5), "shift": (1, 1, 5),
     "g3": (3,), "b3": (3,), "v3": (3, 3), "v12": (12, 6), "g12": (12,), "b12": (12,),
 }  # fmt: skip
 
@@ -204,6 +204,9 @@ AUTOMATIC = {
     "MLP-Mixer": (TOKENS + MIXER + NORM.format("r1", "n2") + MLP + NORM.format("r2", "n3") + MEAN.format("n3"),
                   "n1", 0),
     "ResMLP, whose norm is a scale and a shift": (TOKENS + "z1 = Mul(scale, t) n1 = Add(shift, z1) "
+        "u = Transpose<perm=[0,2,1]>(n1) i = MatMul(u, mix) o = Transpose<perm=[0,2,1]>(i) r1 = Add(t, o) "
+        + MEAN.format("r1"), "n1", 0),
+    "ResMLP as `addcmul` is exported": (TOKENS + "z1 = Mul(scale, t) z2 = Mul(z1, one_number) n1 = Add(shift, z2) "
         "u = Transpose<perm=[0,2,1]>(n1) i = MatMul(u, mix) o = Transpose<perm=[0,2,1]>(i) r1 = Add(t, o) "
         + MEAN.format("r1"), "n1", 0),
     "channels last, no attention behind the norm": (LAST + "n = LayerNormalization<axis=-1>(l, g, b) h = MatMul(n, v) "

@@ -20,7 +20,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ class Architecture:
     """A network and the module whose output is to be explained.
 
     lies: how that output lies: `nchw`, `nhwc`, or `tokens:PREFIX/STRIDE`, the grid being the size over the stride.
-    options: of the library's constructor; a smaller depth or width where the mechanism stays the same.
+    options: of the library's constructor; a smaller depth or width where the mechanism stays the same. calibration:
+    how many samples the statistics of BatchNorms are taken over.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Architecture:
     lies: str = "nchw"
     size: tuple[int, int] = SIZE
     options: tuple[tuple[str, Any], ...] = ()
+    calibration: int = 4
 
     @property
     def library(self) -> str:
@@ -109,7 +111,8 @@ def _timm() -> Iterator[Architecture]:
     yield row("nest_tiny", "norm", "nhwc", (224, 224))
     yield row("coat_lite_tiny", "serial_blocks4.-1.norm1", "tokens:1/32", (160, 224), img_size=(160, 224))
     yield row("pvt_v2_b0", "stages.-1.blocks.-1.norm1", "tokens:0/32", (160, 224))
-    yield row("levit_128s", "stages.-1", "tokens:0/64", (224, 224))
+    levit = row("levit_128s", "stages.-1", "tokens:0/64", (224, 224))
+    yield replace(levit, calibration=32)  # norms behind attention see means over tokens: few samples vary too little
     yield row("mixer_s16_224", norm1, "tokens:0/16", (64, 96), img_size=(64, 96))
     yield row("resmlp_12_224", norm1, "tokens:0/16", (64, 96), img_size=(64, 96))
     yield row("gmlp_ti16_224", "blocks.-1.norm", "tokens:0/16", (64, 96), img_size=(64, 96))
@@ -206,7 +209,7 @@ def build(architecture: Architecture) -> Any:
     for norm in norms:
         norm.train()
     with torch.no_grad():
-        model(torch.randn(4, 3, *architecture.size))
+        model(torch.randn(architecture.calibration, 3, *architecture.size))
     return model.eval()
 
 
@@ -278,20 +281,49 @@ def export(architecture: Architecture, folder: Path) -> None:
     facts: dict[str, Any] = {"class": index, "noise": noise, "traces": traces, "exports": {}}
     facts["spread"] = float(A.std())
     pair = torch.cat([x, torch.randn(x.shape)])
-    for exporter, opset in EXPORTS.items():
+    for exporter in EXPORTS:
         file = folder / f"{stem(architecture)}.{exporter}.onnx"
         why = []
-        for batch in ("N", "1"):
+        for batch, opset, fused in _attempts(architecture, exporter):
             try:
-                _to_onnx(model, x if batch == "1" else pair, file, exporter, opset, batch)
+                if not fused:
+                    unfused = _unfused(architecture)
+                _to_onnx(model if fused else unfused, x if batch == "1" else pair, file, exporter, opset, batch)
             except Exception as error:  # whatever an exporter raises is a row of the table
-                why.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}")
+                why.append(_cause(error))
                 continue
-            facts["exports"][exporter] = {"file": file.name, "batch": batch, "why": why}
+            facts["exports"][exporter] = {"file": file.name, "batch": batch, "opset": opset, "fused": fused, "why": why}
             break
         else:
-            facts["exports"][exporter] = {"file": None, "batch": None, "why": why}
+            facts["exports"][exporter] = {"file": None, "batch": None, "opset": EXPORTS[exporter], "why": why}
     (folder / f"{stem(architecture)}.json").write_text(json.dumps(facts))
+
+
+def _attempts(architecture: Architecture, exporter: str) -> Iterator[tuple[str, int, bool]]:
+    """Batch, opset and whether attention is fused, to be tried in this order."""
+    opset = EXPORTS[exporter]
+    yield from (("N", opset, True), ("1", opset, True))
+    if architecture.library == "timm":
+        yield from (("N", opset, False), ("1", opset, False))
+    if opset < 18:
+        yield from (("N", 18, True), ("1", 18, True))
+
+
+def _unfused(architecture: Architecture) -> Any:
+    from timm.layers import set_fused_attn
+
+    set_fused_attn(False)
+    try:
+        return build(architecture)
+    finally:
+        set_fused_attn(True)
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what lies at the bottom of a chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:160]}"
 
 
 def _to_onnx(model: Any, x: Any, file: Path, exporter: str, opset: int, batch: str) -> None:
@@ -344,13 +376,14 @@ def compare(architecture: Architecture, exporter: str, folder: Path) -> Row:
     fixed: dict[str, Any] = {
         "name": architecture.name + _variant(architecture),
         "exporter": exporter,
-        "opset": EXPORTS[exporter],
+        "opset": found.get("opset", EXPORTS[exporter]),
     }
     fixed |= {"batch": found["batch"] or "", "recommended": architecture.layer, "noise": facts["noise"]}
     nothing: dict[str, Any] = {"nodes": 0, "automatic": "", "grid": "", "layout": "", "same": False, "difference": None}
     nothing["milliseconds"] = 0.0
     if found["file"] is None:
-        return Row(**fixed, **nothing, remark=f"the exporter fails: {_plain(found['why'][-1])}")
+        causes = dict.fromkeys(map(_plain, found["why"]))
+        return Row(**fixed, **nothing, remark=f"the exporter fails: {', then '.join(causes)}")
     file = folder / found["file"]
     with np.load(folder / f"{stem(architecture)}.npz") as stored:
         arrays = dict(stored)
@@ -370,7 +403,12 @@ def compare(architecture: Architecture, exporter: str, folder: Path) -> Row:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds = {image.name: arrays["x"], "class_index": np.asarray([facts["class"]])}
     A, logits = session.run(["onnxcam_activations", "onnxcam_logits"], feeds)
-    remark = "" if np.abs(logits - arrays["logits"]).max() < 1e-3 * np.abs(logits).max() else "logits differ; "
+    remark = ""
+    if found["why"]:
+        how = "at opset 18" if found.get("fused", True) else "with `TIMM_FUSED_ATTN=0`"
+        changed = found.get("fused", True) is False or found.get("opset", 0) > EXPORTS[exporter]
+        remark += f"exported {how}, else {_plain(found['why'][0])}; " if changed else ""
+    remark += "" if np.abs(logits - arrays["logits"]).max() < 1e-3 * np.abs(logits).max() else "logits differ; "
     scale = float(np.abs(arrays["A"]).max())
     same = arrays["A"].shape == A.shape and float(np.abs(A - arrays["A"]).max()) < CLOSE * scale
     module = module_of(A, layer.layout, facts["traces"])
@@ -401,7 +439,7 @@ def compare(architecture: Architecture, exporter: str, folder: Path) -> Row:
 
 def _plain(message: str) -> str:
     """A message without terminal colours, up to its first sentence."""
-    return re.sub(r"\x1b\[\d+m", "", message).partition(". ")[0].partition(" Next steps")[0].rstrip(".")
+    return re.sub(r"\x1b\[\d+m", "", message).partition(". ")[0].partition(" Next steps")[0].rstrip(". ")
 
 
 def value_equal_to(A: np.ndarray, candidates: Sequence[Any], graph: Any, feeds: dict[str, np.ndarray]) -> str | None:
@@ -462,16 +500,24 @@ def module_of(A: np.ndarray, layout: Any, traces: dict[str, Any]) -> str | None:
 HEADER = """# Architectures
 
 {architectures} networks of torchvision and timm, exported by both PyTorch exporters ({opsets}), against
-pytorch-grad-cam on the same seeded random weights. Written by `tests/parity/architectures.py`, which says how; it is no
-part of the test run.
+pytorch-grad-cam on the same seeded random weights: which layer does onnxcam choose from the ONNX graph alone, and is
+its Grad-CAM map there the same? Neither PyTorch nor timm is needed to use onnxcam; to make this table again (about
+an hour on one core, 9 GB of files):
 
-* **Automatic layer**: the PyTorch module whose output holds the same numbers as the layer that onnxcam chose from the
-  ONNX graph alone; its grid and how it lies there. {same} of the {rows} exports that could be made get the layer that
-  pytorch-grad-cam's README recommends, or the family's analogue: the last map of a convolutional network, the first
-  norm of the last block of a transformer, else the last stage. Where it is another, the recommended one is named.
+    pip install torch torchvision timm grad-cam onnxscript onnxcam
+    python tests/parity/architectures.py export DIRECTORY
+    python tests/parity/architectures.py compare DIRECTORY --table docs/architectures.md
+
+* **Automatic layer**: the PyTorch module whose output holds the same numbers as the layer that onnxcam chose; its grid
+  and how it lies there (`nchw`, `nhwc`, or `tokens` with so many class, distillation and register tokens first). {same}
+  of the {rows} files get the layer that pytorch-grad-cam's README recommends for the family, or its analogue: the last
+  map of a convolutional network, the first norm of the last block of a transformer, else the last stage. Where it is
+  another, the recommended one is named, and the remark says why.
 * **Difference**: the largest between our Grad-CAM map and pytorch-grad-cam's at the recommended layer, both in [0, 1].
   {close} of {compared} are within 1e-4. **Noise**: how far pytorch-grad-cam's maps in float32 and float64 are apart.
 * **Rewriting**: processor time, ms. Files below opset 18 are lifted, and verified by running both versions.
+* What an exporter refuses is in the remarks. Where timm's fused attention is the reason, its own switch helps
+  (`TIMM_FUSED_ATTN=0`). {failed}
 
 """
 # Why the layer is another one than recommended, or nothing could be compared.
@@ -485,7 +531,6 @@ REASONS = {
     "efficientformerv2": "the final norm's output is the last map",
     "maxxvit": "the first norm of the last attention, as in Swin",
     "gmlp": "the norm in the gate is the last before tokens mix",
-    "levit": "this random network amplifies rounding: float32 and float64 disagree in PyTorch already",
 }
 
 
@@ -510,6 +555,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def document(rows: Sequence[Row]) -> str:
     made = [r for r in rows if r.nodes]
+    missing = [f"`{r.name}` by the {r.exporter} exporter" for r in rows if not r.nodes]
     compared = [r.difference for r in made if r.difference is not None]
     return HEADER.format(
         architectures=len({r.name for r in rows}),
@@ -518,6 +564,7 @@ def document(rows: Sequence[Row]) -> str:
         same=sum(r.same for r in made),
         close=sum(d <= TOLERANCE for d in compared),
         compared=len(compared),
+        failed=f"No file at all: {', '.join(missing)}." if missing else "",
     ) + table(rows)
 
 

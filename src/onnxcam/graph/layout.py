@@ -424,11 +424,17 @@ def _is_norm(graph: Graph, node: Node) -> bool:
         return True
     if node.op_type != "Add":
         return False
-    for shift, other in (node.inputs, reversed(node.inputs)):
-        maker = graph.producer(other)
-        if _per_feature(graph, shift) and maker is not None and maker.op_type == "Mul":
-            return any(_per_feature(graph, i) for i in maker.inputs)
-    return False
+    return any(_per_feature(graph, b) and _is_scaled(graph, a) for a, b in (node.inputs, node.inputs[::-1]))
+
+
+def _is_scaled(graph: Graph, value: str) -> bool:
+    """Whether a value is a product with a weight per feature, and with numbers (`addcmul` writes a 1)."""
+    maker = graph.producer(value)
+    if maker is None or maker.op_type != "Mul":
+        return False
+    numbers = [graph.constant(i) for i in maker.inputs]
+    rest = [i for i, n in zip(maker.inputs, numbers, strict=True) if n is None or n.size != 1]
+    return any(_per_feature(graph, i) for i in rest) or (len(rest) == 1 and _is_scaled(graph, rest[0]))
 
 
 def _per_feature(graph: Graph, value: str) -> bool:
