@@ -39,7 +39,7 @@ LAYERS = [
     ["errors", "_core"],
     ["picture", "output", "runtime", "pipeline"],
     ["preprocess"],
-    ["render", "saliency"],
+    ["render", "saliency", "sheet"],
     ["graph"],
     ["autodiff"],
     ["targets", "finish"],
@@ -48,8 +48,8 @@ LAYERS = [
     ["verify"],
     ["explanation", "check", "presets"],
     ["explainer"],
-    ["demo", "metrics", "audit", "exported"],
-    ["report"],
+    ["demo", "metrics", "audit", "exported", "comparison"],
+    ["report", "web"],
     ["cli", "_console"],
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

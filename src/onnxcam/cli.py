@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,21 @@ def _parser() -> argparse.ArgumentParser:
     _drawing_options(export)
     _runtime_options(export)
     export.set_defaults(run=_export)
+
+    web = commands.add_parser("web", help="write a page that explains in the browser")
+    web.add_argument("model", metavar="MODEL", help="an .onnx file")
+    web.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="default ./MODEL.web")
+    web.add_argument(
+        "--ort-web", metavar="DIR", help="where onnxruntime-web lies (default: npm fetches the pinned version)"
+    )
+    served = "show it on http://127.0.0.1:PORT until interrupted (default %(const)s; 0: a free one)"
+    web.add_argument("--serve", metavar="PORT", nargs="?", const=8000, type=int, help=served)
+    web.add_argument("--no-verify", action="store_true", help="write without comparing the file with the model")
+    _method_options(web)
+    _picture_options(web)
+    _drawing_options(web)
+    _runtime_options(web)
+    web.set_defaults(run=_web)
 
     layers = commands.add_parser("layers", help="list the layers that can be explained, deepest first")
     check = commands.add_parser("check", help="say whether a model can be explained, and where")
@@ -306,14 +321,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from onnxcam import _console as console
     from onnxcam.exported import export
 
-    useless = {
-        "--eigen-smooth": arguments.eigen_smooth,
-        "--aug-smooth": arguments.aug_smooth,
-        "--provider": arguments.provider,
-    }
-    if any(useless.values()):
-        name = next(n for n, given in useless.items() if given)
-        raise UsageError(f"{name} is nothing that a file can do", "leave it out")
+    _refuse_useless(arguments, "a file")
     target = arguments.output or Path(f"{Path(arguments.model).stem}.cam.onnx")
     single = arguments.target is not None and len(arguments.target) == 1
     options = _model_options(arguments)
@@ -359,6 +367,58 @@ def _export(arguments: argparse.Namespace) -> int:
     console.print_line(f"checked  predictions {same}; heat map Python's within {done.check.heatmap:.1e}")
     console.print_line(f"cost     {done.ratio:.2f} x the plain model's time")
     return 0
+
+
+def _web(arguments: argparse.Namespace) -> int:
+    from onnxcam import _console as console
+    from onnxcam.web.local_server import HOST, local_server
+    from onnxcam.web.site import write_site
+
+    _refuse_useless(arguments, "a page", "--custom-ops")
+    target = arguments.output or Path(f"{Path(arguments.model).stem}.web")
+    server = local_server(target, arguments.serve) if arguments.serve is not None else None
+    options = _model_options(arguments)
+    for absent in ("providers", "custom_ops_library"):
+        del options[absent]
+    done = write_site(
+        arguments.model,
+        target,
+        ort_web=arguments.ort_web,
+        say=console.print_note,
+        method=arguments.method,
+        method_options=_options(arguments.option),
+        score=arguments.score,
+        normalize=arguments.normalize,
+        fuse=arguments.fuse,
+        colormap=arguments.colormap,
+        opacity=arguments.opacity,
+        verify=not arguments.no_verify,
+        **options,
+    )
+    if arguments.json:
+        console.print_json(done.to_json())
+    else:
+        for note in done.notes:
+            console.print_note(note)
+        console.print_line(f"{done.folder}: {done.exported.method} at {' + '.join(done.exported.layers)}")
+        console.print_line(f"size     {done.bytes:,} bytes, {len(done.files)} files")
+        console.print_line(f"runs on  onnxruntime-web {done.ort_web}, in the browser; no request leaves its origin")
+    if server is None:
+        if not arguments.json:
+            console.print_note(f"a page needs a server: `--serve`, or `python -m http.server -d {target}`")
+        return 0
+    with server:
+        console.print_note(f"http://{HOST}:{server.server_port}/ shows it; ctrl-C ends")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    return 0
+
+
+def _refuse_useless(arguments: argparse.Namespace, what: str, *more: str) -> None:
+    """Raises: UsageError for options that only Python can follow."""
+    for name in ("--eigen-smooth", "--aug-smooth", "--provider", *more):
+        if getattr(arguments, name.removeprefix("--").replace("-", "_")):
+            raise UsageError(f"{name} is nothing that {what} can do", "leave it out")
 
 
 def _drawing(arguments: argparse.Namespace, target: Path) -> dict[str, Any]:

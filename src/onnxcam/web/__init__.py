@@ -1,0 +1,1 @@
+"""A static page that explains in the browser: `onnxcam web`."""
