@@ -89,9 +89,10 @@ def overlay(
     return Image.fromarray(blended)
 
 
-def encoded(image: Image.Image, suffix: str) -> bytes:
-    """The file of a picture: `.png`, `.webp`, else JPEG at quality 92."""
+def encoded(image: Image.Image, suffix: str, compress_level: int = 6) -> bytes:
+    """The file of a picture: `.png` (compress_level 0 to 9), `.webp`, else JPEG at quality 92."""
     buffer = io.BytesIO()
     kind = {".png": "PNG", ".webp": "WEBP"}.get(suffix.lower(), "JPEG")
-    image.save(buffer, kind, **({"quality": 92} if kind == "JPEG" else {}))
+    options: dict[str, int] = {"JPEG": {"quality": 92}, "PNG": {"compress_level": compress_level}}.get(kind, {})
+    image.save(buffer, kind, **options)
     return buffer.getvalue()

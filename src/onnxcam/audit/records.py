@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxcam.errors import OnnxCamError, OutputError, UsageError
+from onnxcam.explainer import Explainer
 from onnxcam.explanation import Explanation
 from onnxcam.metrics.localisation import boxes_mask, energy_pointing_game, pointing_game
 from onnxcam.targets import class_number
@@ -24,13 +26,13 @@ Box = tuple[float, float, float, float]
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A picture to explain. name: its own in the run, relative, `/` between folders; its files are named after it.
 
     path: to open it by. target: the class to explain, None for the predicted one. expected: what is in the picture,
     a class index or a label, where it is known. boxes: of the objects, (x0, y0, x1, y1), end-exclusive pixels of the
-    upright picture. problem: what is wrong with the line that asked for it.
+    upright picture.
     """
 
     name: str
@@ -38,7 +40,16 @@ class Item:
     target: str | int | None = None
     expected: str | int | None = None
     boxes: tuple[Box, ...] | None = None
-    problem: OnnxCamError | None = None
+
+    def asked(self, folder: str | os.PathLike[str]) -> Record:
+        """The part of its record that is known before: what was asked. folder: the record's."""
+        return {
+            "name": self.name,
+            "picture": _relative(self.path, folder),
+            "target": self.target,
+            "expected": self.expected,
+            "boxes": None if self.boxes is None else [list(box) for box in self.boxes],
+        }
 
 
 def explained_record(
@@ -52,12 +63,12 @@ def explained_record(
     provenance = kept.pop("provenance")
     picture = provenance["picture"] or {}
     return {
-        **_asked(item, folder),
+        **item.asked(folder),
         "status": "ok",
         "sha256": picture.get("sha256"),
         **{field: kept.pop(field) for field in ("class_index", "label", "score", "probability", "top")},
         "expected_index": (expected := _expected(item.expected, explanation.labels, len(explanation.scores))),
-        "correct": None if expected is None else explanation.top[0].index == expected,
+        "correct": explanation.top[0].index == expected if expected is not None and explanation.top else None,
         **kept,
         "found": provenance.get("found", {}),
         "map": _statistics(explanation),
@@ -69,17 +80,7 @@ def explained_record(
 def failed_record(item: Item, error: OnnxCamError, folder: str | os.PathLike[str]) -> Record:
     """The record of a picture that could not be explained, and why."""
     said = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
-    return {**_asked(item, folder), "status": "error", "error": said}
-
-
-def _asked(item: Item, folder: str | os.PathLike[str]) -> Record:
-    return {
-        "name": item.name,
-        "picture": _relative(item.path, folder),
-        "target": item.target,
-        "expected": item.expected,
-        "boxes": None if item.boxes is None else [list(box) for box in item.boxes],
-    }
+    return {**item.asked(folder), "status": "error", "error": said}
 
 
 @lru_cache(10_000)
@@ -129,6 +130,18 @@ def line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
 
 
+def run_header(explainer: Explainer, settings: Mapping[str, Any]) -> Record:
+    """The content of `run.json`. settings: what was asked of the output."""
+    return {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": dict(settings),
+        "classes": explainer.classes,
+        "labels": list(explainer.labels) if explainer.labels else None,
+        "provenance": explainer._facts,
+    }
+
+
 def read_run(folder: str | os.PathLike[str]) -> Record:
     """The header of an audit: `settings` of the output, `classes`, `labels`, and the `provenance` of every map.
 
@@ -159,7 +172,7 @@ def read_records(folder: str | os.PathLike[str]) -> Iterator[Record]:
     yield from index.records()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """Where a record lies in the file, and what it answers."""
 
@@ -181,24 +194,24 @@ class RecordIndex:
                 for number, text in enumerate(file, 1):
                     if not text.endswith(b"\n"):  # torn: the process was killed while it wrote this line
                         break
-                    self._add(text, number)
+                    try:
+                        self.add(json.loads(text), len(text))
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise OutputError(
+                            f"{path}, line {number}: not a record",
+                            "delete this line to have its picture explained again",
+                        ) from error
         except FileNotFoundError:
             pass
         except OSError as error:
             raise OutputError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
 
-    def _add(self, text: bytes, number: int) -> None:
-        try:
-            record = json.loads(text)
-            name, ok = record["name"], record["status"] == "ok"
-            asked = question(record)
-        except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(
-                f"{self.path}, line {number}: not a record", "delete this line to have its picture explained again"
-            ) from error
+    def add(self, record: Mapping[str, Any], size: int) -> None:
+        """Count the record of the next `size` bytes. Raises: KeyError where it is none."""
+        name = record["name"]
         self.entries.pop(name, None)
-        self.entries[name] = Entry(self.end, len(text), ok, asked)
-        self.end += len(text)
+        self.entries[name] = Entry(self.end, size, record["status"] == "ok", question(record))
+        self.end += size
 
     def records(self) -> Iterator[Record]:
         """The records that count."""

@@ -1,0 +1,215 @@
+"""An audit: every picture explained and recorded, bad ones as errors; begun again, only what is missing."""
+
+import io
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from onnxcam.audit.folder import OutputFolder
+from onnxcam.audit.records import Item, Record, explained_record, failed_record, run_header
+from onnxcam.errors import ModelError, OnnxCamError, PictureError, UsageError
+from onnxcam.explainer import Explainer
+from onnxcam.explanation import Explanation
+from onnxcam.picture import MAX_PIXELS, Picture, load_picture
+from onnxcam.pipeline import Skipped, pipelined
+from onnxcam.render import colormap, encoded
+
+BATCH = 8
+"""Pictures that the model runs on at once. More cost memory and, on a CPU, gain little."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written of each picture besides its record.
+
+    overlays: the map over the picture, as `overlay_format` `png` or `jpg`, drawn with colormap, opacity and clip as in
+    `Explanation.overlay`. values: `npy`, float32 (H, W); `png16`, round(65535 values) as 16-bit grey; or `none`.
+
+    Raises: UsageError for a choice that does not exist.
+    """
+
+    overlays: bool = True
+    overlay_format: Literal["png", "jpg"] = "png"
+    colormap: str = "jet"
+    opacity: float = 0.5
+    clip: float | None = None
+    values: Literal["none", "npy", "png16"] = "none"
+
+    def __post_init__(self) -> None:
+        colormap(self.colormap)
+        for name, known in (("overlay_format", ("png", "jpg")), ("values", ("none", "npy", "png16"))):
+            if (chosen := getattr(self, name)) not in known:
+                raise UsageError(f"{name} `{chosen}`", f"use one of {', '.join(known)}")
+        if not 0 <= self.opacity <= 1:
+            raise UsageError(f"opacity {self.opacity} is outside [0, 1]", "0 is the picture alone, 1 the map alone")
+        if self.clip is not None and not 0 < self.clip <= 100:
+            raise UsageError(
+                f"clip {self.clip} is outside (0, 100]", "99 draws the highest hundredth in the top colour"
+            )
+
+    def files(self, explanation: Explanation, name: str) -> dict[str, tuple[str, bytes] | None]:
+        """Name and bytes of each file, by kind; None for what is not asked for."""
+        drawing = {"colormap": self.colormap, "opacity": self.opacity, "clip": self.clip}
+        found: dict[str, tuple[str, bytes] | None] = {"overlay": None, "values": None}
+        if self.overlays:
+            data = encoded(explanation.overlay(**drawing), f".{self.overlay_format}", compress_level=1)  # type: ignore[arg-type]
+            found["overlay"] = f"overlays/{name}.cam.{self.overlay_format}", data
+        if self.values == "npy":
+            found["values"] = f"values/{name}.cam.npy", _npy(explanation.values)
+        elif self.values == "png16":
+            found["values"] = f"values/{name}.cam.png", _png16(explanation.values)
+        return found
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended: pictures asked for, explained in it, done before, and the errors; maps with warnings."""
+
+    pictures: int
+    explained: int
+    before: int
+    errors: int
+    flagged: int
+    seconds: float
+    first_errors: tuple[tuple[str, str], ...] = ()
+
+
+def audit(
+    explainer: Explainer,
+    items: Sequence[Item],
+    folder: str | os.PathLike[str],
+    *,
+    target: str | int | None = None,
+    output: Output | None = None,
+    batch: int = BATCH,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    restart: bool = False,
+    progress: Callable[[int, int, int], None] = lambda done, total, errors: None,
+) -> Summary:
+    """Explain every picture and keep a record of each in `folder`; docs/audit-a-folder.md says what it holds.
+
+    A picture is done when its record is on disk. Begun again with the same settings, after an end of any kind, a run
+    does what is missing, tries bad pictures again, and ends with the folder that one run would have left. target: of
+    items that ask for none. workers: threads that decode and write, default one per processor. max_pixels: of one
+    picture. progress: called with pictures done, all of them, and errors.
+
+    Decoding, the model, and drawing and writing overlap; 3 batches are in memory however many pictures there are.
+
+    Raises: OutputError, UsageError (settings, target), ModelError where the model fails on every picture of a batch.
+    """
+    begun, output = time.monotonic(), output or Output()
+    if output.values == "png16" and explainer._normalize == "none":
+        raise UsageError("16-bit grey holds [0, 1] only", "use `--values npy`, or another `--normalize`")
+    if target is not None:
+        explainer._questions([target], explainer._whole)
+        items = [i if i.target is not None else replace(i, target=target) for i in items]
+    header = run_header(explainer, asdict(output) | {"target": target, "batch": batch, "max_pixels": max_pixels})
+    with OutputFolder(folder, header, restart=restart) as out:
+        todo = [i for i in items if not out.is_done(i)]
+        stages = _Stages(explainer, output, out, max_pixels)
+        before, errors, flagged, first = len(items) - len(todo), 0, 0, []
+        for done, record in enumerate(
+            pipelined(todo, stages.prepare, stages.run, stages.finish, batch_size=batch, workers=workers), before + 1
+        ):
+            out.add(record)
+            if record["status"] == "error":
+                errors += 1
+                first += [(record["name"], record["error"]["message"])] if errors <= 5 else []
+            else:
+                flagged += bool(record["warnings"])
+            progress(done, len(items), errors)
+        out.sort(i.name for i in items)
+    seconds = time.monotonic() - begun
+    return Summary(len(items), len(todo) - errors, before, errors, flagged, seconds, tuple(first))
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A picture ready to run."""
+
+    picture: Picture
+    tensor: npt.NDArray[Any]
+    view: Any
+    question: Any
+
+
+class _Stages:
+    """What happens to a picture: decoded and made a tensor; explained; drawn, written and recorded."""
+
+    def __init__(self, explainer: Explainer, output: Output, out: OutputFolder, max_pixels: int) -> None:
+        self.explainer, self.output, self.out, self.max_pixels = explainer, output, out, max_pixels
+
+    def prepare(self, item: Item) -> _Prepared | Skipped[Explanation | OnnxCamError]:
+        try:
+            _check_file(item.path)
+            picture = load_picture(item.path, max_pixels=self.max_pixels)
+            tensor, view = self.explainer.preprocess(picture)
+            (question,) = self.explainer._questions([item.target], view)
+        except (PictureError, UsageError) as error:
+            return Skipped(error)
+        if not self.output.overlays:  # the size is all that is still needed
+            picture = replace(picture, rgb=np.broadcast_to(np.uint8(0), picture.rgb.shape))
+        return _Prepared(picture, tensor, view, question)
+
+    def run(self, batch: list[_Prepared]) -> Sequence[Explanation | OnnxCamError]:
+        try:
+            return self._explained(batch)
+        except ModelError as error:
+            if len(batch) == 1:
+                raise
+            found = list(self._one_by_one(batch))
+            if all(isinstance(f, ModelError) for f in found):
+                raise error
+            return found
+
+    def _explained(self, batch: list[_Prepared]) -> list[Explanation]:
+        return self.explainer._explain(
+            np.concatenate([p.tensor for p in batch]),
+            [p.question for p in batch],
+            [p.view for p in batch],
+            [p.picture for p in batch],
+        )
+
+    def _one_by_one(self, batch: list[_Prepared]) -> Iterator[Explanation | OnnxCamError]:
+        for prepared in batch:
+            try:
+                yield self._explained([prepared])[0]
+            except ModelError as error:
+                yield error
+
+    def finish(self, item: Item, result: Explanation | OnnxCamError) -> Record:
+        if isinstance(result, OnnxCamError):
+            return failed_record(item, result, self.out.path)
+        files = self.output.files(result, item.name)
+        written = {kind: file and self.out.write(*file) for kind, file in files.items()}
+        return explained_record(item, result, self.out.path, written)
+
+
+def _check_file(path: str) -> None:
+    """Raises: PictureError for a device or a pipe, which might never end."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - what is no path at all is left to `load_picture`
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise PictureError(f"{path}: is no file but a device or a pipe", "copy it to a file first")
+
+
+def _npy(values: npt.NDArray[np.float32]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+def _png16(values: npt.NDArray[np.float32]) -> bytes:
+    """16-bit grey; NaN, which the record tells, is black."""
+    grey = np.rint(np.nan_to_num(values) * np.float32(65535)).astype(np.uint16)
+    return encoded(Image.fromarray(grey), ".png", compress_level=1)
