@@ -14,7 +14,7 @@ from onnxcam.autodiff.quantized import TWINS
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.cut import HeadModel, head_after
-from onnxcam.graph.head import Head, classifier_head
+from onnxcam.graph.head import Head
 from onnxcam.graph.index import Dim, Graph, Node
 from onnxcam.graph.layers import Layer, Layers
 from onnxcam.graph.layout import Layout
@@ -23,7 +23,7 @@ from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods import METHODS, Method, MethodContext, find_method, possible_methods
 from onnxcam.runtime import Session
-from onnxcam.targets import Target, class_target
+from onnxcam.targets import Target, TargetKind, TargetSpec, class_kind
 
 DEFAULT_SIZE = (224, 224)
 Size = tuple[int, int]
@@ -57,35 +57,43 @@ class ExplainedModel:
 
     `model` has the original inputs and outputs, one more input and these outputs, called `onnxcam_...`:
     `activations` (N, K, h, w) float32 and `alpha` (N, K, 1, 1) or (N, K, h, w) float32 (numbered from the second layer
-    on), `score` (N,) float32, `index` (N,) int64 the class explained, `logits` (N, C) float32 and, where the model
-    ends in an activation, `probabilities` (N, C) float32. The input `class_index` (1,) or (N,) int64 chooses the
-    class, -1 the predicted one. class_head makes the part behind the layer, from A to score and alpha of a class.
-    `values` says which value of the model each output is: itself, or the value of which it would be a copy.
+    on), `score` (N,) float32 and, of targets that are a class, `index` (N,) int64 the class explained, `logits` (N, C)
+    float32 and, where the model ends in an activation, `probabilities` (N, C) float32. The inputs of the target, by
+    role, choose what is explained: of a class `class_index` (1,) or (N,) int64, -1 the predicted one. resolved: per
+    role that can leave something to the model, the output that holds what it was decided to be. target_head makes the
+    part behind the layer, from A to score and alpha of what is asked. `values` says which value of the model each
+    output is: itself, or the value of which it would be a copy.
     """
 
     model: ModelProto
     graph: Graph
     image: ImageInput
-    head: Head
+    kind: TargetKind
     method: Method
     options: Mapping[str, Any]
     layers: tuple[LayerOutputs, ...]
-    class_index: str
-    class_head: Callable[[], HeadModel] | None
+    inputs: Mapping[str, str]
+    target_head: Callable[[], HeadModel] | None
     notes: tuple[str, ...]
     score: str
-    index: str
-    logits: str
+    index: str | None
+    logits: str | None
     probabilities: str | None
+    resolved: Mapping[str, str]
     values: Mapping[str, str]
+
+    @property
+    def head(self) -> Head:
+        """The head that the target reads."""
+        return self.kind.head
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
         """What one run asks for."""
         maps = (name for outputs in self.layers for name in (outputs.activations, outputs.alpha))
-        scores = (self.score, self.index, self.logits, self.probabilities)
+        scores = (self.score, self.index, self.logits, self.probabilities, *self.resolved.values())
         cuts = (name for outputs in self.layers if outputs.cut for name in outputs.cut.values)
-        return (*maps, *(n for n in scores if n is not None), *cuts)
+        return tuple(dict.fromkeys((*maps, *(n for n in scores if n is not None), *cuts)))
 
 
 def open_graph(
@@ -135,14 +143,19 @@ class Plan:
     image: ImageInput
     method: Method
     options: Mapping[str, Any]
-    head: Head
+    kind: TargetKind
     layers: tuple[Layer, ...]
     picture: Layer
     layer_rule: str | None
 
     @property
-    def has_class_head(self) -> bool:
-        """Whether a class changes nothing but what one head makes of A, as it lies in the model."""
+    def head(self) -> Head:
+        """The head that the target reads."""
+        return self.kind.head
+
+    @property
+    def has_target_head(self) -> bool:
+        """Whether a target changes nothing but what one head makes of A, as it lies in the model."""
         row, layer = self.method, self.layers[0]
         lies = layer.layout.kind == "nchw" and self.graph.dtype(layer.name) == TensorProto.FLOAT
         weighs = row.gradients and row.loop is None and not row.at_input and not row.makes_maps
@@ -175,60 +188,62 @@ def plan(
     method: str = "gradcam",
     layer: str | Sequence[str] | None = None,
     layer_layout: str | None = None,
+    target: TargetSpec | None = None,
+    score: str = "logit",
     output: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Find head and layers, and refuse what cannot be. Arguments as for `rewrite`; options: of the method."""
+    """Find target and layers, and refuse what cannot be. Arguments as for `rewrite`; options: of the method."""
     row = find_method(method)
     settings = row.chosen(options or {})
-    head = classifier_head(graph, output)
+    kind = class_kind(graph, output, score) if target is None else target.bind(graph, image)
     names = [layer] if isinstance(layer, str) else list(layer or ())
-    found = Layers(graph, image.name, image.layout, head.logits)
+    found = Layers(graph, image.name, image.layout, *kind.reads)
     picture = input_layer(graph, image)
     if row.at_input:
         _refuse_layers(row, [name for name in names if name != image.name], image.name)
         layers = [picture]
     else:
         layers = [found.named(name, layer_layout, picture.grid) for name in names] or [found.automatic]
-    _check_possible(graph, head, row, layers, picture, found)
+    _check_possible(graph, kind.head, row, layers, picture, found)
     if row.gradients:
         for chosen in layers:
             found.refuse_vanishing(chosen)
     return Plan(
-        graph, image, row, settings, head, tuple(layers), picture, None if names or row.at_input else found.rule
+        graph, image, row, settings, kind, tuple(layers), picture, None if names or row.at_input else found.rule
     )
 
 
-def explained_model(
-    graph: Graph, image: ImageInput, *, score: str = "logit", copies: bool = True, **wanted: Any
-) -> ExplainedModel:
+def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **wanted: Any) -> ExplainedModel:
     """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite` and `plan`.
 
     copies: every output has its name, as a copy; else what nodes make is output under its own name, see `values`.
     """
     chosen = plan(graph, image, **wanted)
-    row, head, layers = chosen.method, chosen.head, chosen.layers
+    row, kind, layers = chosen.method, chosen.kind, chosen.layers
     taken = chosen.names
-    class_index = free_name("class_index", taken)
+    inputs = {i.role: free_name(i.role, taken) for i in kind.inputs}
     op = Builder(graph)
-    target = class_target(op, head, score, class_index)
+    target = kind.build(op, inputs)
     if row.gradients and target.differentiated[0] in graph:
         names = [layer.name for layer in layers]
         target = replace(target, narrow=of_one_token(graph, op, target.differentiated[0], names))
     context = chosen.context(op, target)
-    context.settle(*target.values, inputs=(target.class_index,))
+    context.settle(*target.values, inputs=tuple(i.declared(inputs[i.role]) for i in kind.inputs))
     heads = [
         head_after(context.graph, row.cut(context.graph, layer, chosen.options), [target.score], image.name)
         for layer in layers
         if row.cut is not None
     ]
     maps = chosen.emit(context)
-    per_class = partial(head_after, context.graph, layers[0].name, [target.score, maps[0][1]], image.name)
+    behind = list(dict.fromkeys((target.score, maps[0][1], *target.resolved.values())))
+    per_target = partial(head_after, context.graph, layers[0].name, behind, image.name)
     outputs = []
     values: dict[str, str] = {}
+    exposed: dict[str, str] = {}
 
     def expose(role: str, value: str, dtype: int, shape: list[Dim]) -> str:
-        name = free_name(f"onnxcam_{role}", taken)
+        name = exposed[value] = free_name(f"onnxcam_{role}", taken)
         taken.add(name)
         if copies or context.graph.producer(value) is None or value in values.values():
             context.op.nodes.append(helper.make_node("Identity", [value], [name], name=name))
@@ -256,24 +271,32 @@ def explained_model(
         ]
         return CutOutputs(cut, tuple(names))
 
-    rows: list[Dim] = ["N", head.classes]
-    probabilities = target.probabilities
+    rows: list[Dim] = ["N", kind.head.classes]
+
+    def expose_role(role: str, value: str) -> str:
+        if value in exposed:
+            return exposed[value]
+        shape = context.graph.shape(value)
+        return expose(role, value, context.graph.dtype(value), ["N", *shape[1:]] if shape else ["N"])
+
+    index, classes, probabilities = target.index, target.classes, target.probabilities
     return ExplainedModel(
         layers=tuple(expose_map(i, layer, *pair) for i, (layer, pair) in enumerate(zip(layers, maps, strict=True))),
         score=expose("score", target.score, TensorProto.FLOAT, ["N"]),
-        index=expose("index", target.index, TensorProto.INT64, ["N"]),
-        logits=expose("logits", target.classes, TensorProto.FLOAT, rows),
+        index=expose("index", index, TensorProto.INT64, ["N"]) if index else None,
+        logits=expose("logits", classes, TensorProto.FLOAT, rows) if classes else None,
         probabilities=expose("probabilities", probabilities, TensorProto.FLOAT, rows) if probabilities else None,
+        resolved={role: expose_role(role, value) for role, value in target.resolved.items()},
         values=values,
         model=context.op.model(outputs),
         graph=graph,
         image=image,
-        head=head,
+        kind=kind,
         method=row,
         options=chosen.options,
-        class_index=class_index,
-        class_head=per_class if chosen.has_class_head else None,
-        notes=tuple(_notes(chosen, score)),
+        inputs=inputs,
+        target_head=per_target if chosen.has_target_head else None,
+        notes=tuple(_notes(chosen)),
     )
 
 
@@ -283,16 +306,16 @@ _QUANTISERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _CHANNEL_GRADIENTS = ("gradcam", "gradcam++", "xgradcam", "shapleycam")
 
 
-def _notes(chosen: Plan, score: str) -> Iterator[str]:
+def _notes(chosen: Plan) -> Iterator[str]:
     """What was decided for the user, and what the user should know of this model."""
-    head, row = chosen.head, chosen.method
+    row = chosen.method
     if chosen.layer_rule is not None:
         yield f"layer `{chosen.layers[0].name}` chosen: {chosen.layer_rule}"
-    if head.activation and score == "logit":
-        yield f"the final {head.activation} is stepped over: the class logit is explained"
+    yield from chosen.kind.notes
     if not row.gradients:
         return
-    _, path = live_path(chosen.graph, head.logits, [layer.name for layer in chosen.layers])
+    layers = [layer.name for layer in chosen.layers]
+    path = [node for value in chosen.kind.reads for node in live_path(chosen.graph, value, layers)[1]]
     if any(node.kind in TWINS or node.op_type in _QUANTISERS for node in path):
         yield "gradients pass the quantisers straight through, 0 where they saturate"
     if row.name in _CHANNEL_GRADIENTS and any(_flattens_grid(chosen.graph, node) for node in path):

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib import metadata
@@ -29,14 +29,15 @@ from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, V
 from onnxcam.presets import Preset, beside, fitting, labels_beside, preset, read_labels, ultralytics, ultralytics_labels
 from onnxcam.runtime import Session
 from onnxcam.saliency import check_options, saliency_maps
-from onnxcam.targets import class_number
+from onnxcam.targets import Question, Scene, TargetSpec
 
 logger = logging.getLogger(__name__)
 
 LABELS_KEY = "onnxcam.labels"
 PIXEL_CLIP = 99.0
 
-TargetLike = str | int | np.integer | None
+ClassLike = str | int | np.integer | None
+TargetLike = ClassLike | TargetSpec
 PreprocessLike = Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None
 
 
@@ -46,7 +47,8 @@ class Explainer:
     model: path, bytes or ModelProto. method: a name that `onnxcam methods` lists; method_options: its own options.
     layer: a value or node name, default the last spatial map; several are fused by `fuse`: `mean`, `product` or `max`.
     layer_layout: `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell how a named layer lies. score:
-    `logit`, `probability`, `log-probability`, `rest` or `finer`. output: which output holds the class scores.
+    `logit`, `probability`, `log-probability`, `rest` or `finer`. output: which output holds the class scores. target:
+    what is explained where it is not a class, see `onnxcam.targets`; calls ask it, or another of its kind.
     normalize: `minmax`, `max` or `none`. eigen_smooth: the first principal component of alpha A in place of its sum;
     sign: `fixed`, or `raw` as the solver gives it. aug_smooth: the mean of the maps of six inputs, as they are and
     flipped, times 0.9, 1 and 1.1; not normalised again. batch_size, seed, progress(done, total): of methods that run
@@ -76,6 +78,7 @@ class Explainer:
         layer_layout: str | None = None,
         score: str = "logit",
         output: str | None = None,
+        target: TargetSpec | None = None,
         normalize: str = "minmax",
         fuse: str = "mean",
         eigen_smooth: bool = False,
@@ -110,6 +113,7 @@ class Explainer:
             layer_layout=layer_layout,
             score=score,
             output=output,
+            target=target,
             options=method_options,
             copies=False,
         )
@@ -182,85 +186,98 @@ class Explainer:
 
     @property
     def classes(self) -> int:
-        """Number of classes C."""
+        """Number of classes C; 0 where the target is no class."""
         return self._explained.head.classes
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What every result's provenance says but the picture and the target, as plain JSON values."""
-        return dict(self._facts)
 
     def __call__(self, picture: PictureLike, target: TargetLike = None) -> Explanation:
         """Explain one picture: a path, a Pillow image, an array (H, W[, 1|3|4]), or anything that speaks DLPack.
 
-        target: a class index, a label, or None for the predicted class.
+        target: a class index, a label, None for the predicted class, or a target of `onnxcam.targets`.
 
         Raises: PictureError, UsageError (target), ModelError (the runtime refused).
         """
         _check_channels(self.preprocess, self._explained.image)
-        index = class_number(target, self.labels, self.classes)
         loaded = picture if isinstance(picture, Picture) else load_picture(picture)
         tensor, view = self.preprocess(loaded)
-        (explanation,) = self._explain(tensor, [index], [view], [loaded])
+        (explanation,) = self._explain(tensor, self._questions([target], view), [view], [loaded])
         return explanation
 
     def explain_classes(self, picture: PictureLike, targets: int | Sequence[TargetLike]) -> list[Explanation]:
-        """Explain several classes of one picture, in the order asked for.
+        """Explain several targets of one picture, in the order asked for.
 
-        targets: class indices or labels, or a number k, which means the k classes that score highest.
+        targets: class indices, labels or targets of `onnxcam.targets`, or a number k, which means the k classes that
+        score highest.
 
-        What lies before the layer runs once for methods with gradients at one layer (N, K, h, w); else every class is
+        What lies before the layer runs once for methods with gradients at one layer (N, K, h, w); else every target is
         a sample of a batch.
         """
         _check_channels(self.preprocess, self._explained.image)
         loaded = picture if isinstance(picture, Picture) else load_picture(picture)
         tensor, view = self.preprocess(loaded)
-        results = self._results(tensor, [-1])
+        return self._several(tensor, targets, view, loaded)
+
+    def explain_targets(self, x: Any, targets: int | Sequence[TargetLike]) -> list[Explanation]:
+        """Explain several targets of one model-ready sample (1, ...): `explain_classes` for tensors."""
+        array = self._checked_tensor(x)
+        if len(array) != 1:
+            raise UsageError(f"{len(array)} samples", "give one, or pass a target for each to `explain_tensor`")
+        return self._several(array, targets, self._whole, None)
+
+    def _several(
+        self, tensor: npt.NDArray[Any], targets: int | Sequence[TargetLike], view: View, picture: Picture | None
+    ) -> list[Explanation]:
+        e = self._explained
+        wanted = [] if isinstance(targets, int) else list(targets)
+        questions = self._questions(wanted, view)
+        if not isinstance(targets, int) and not questions:
+            return []
+        first = questions[:1] or self._questions([None], view)
+        results = self._results(tensor, _stacked(first))
         if isinstance(targets, int):
+            if e.logits is None:
+                raise UsageError(f"the {targets} highest classes of a target that is no class", "give the targets")
             if not 1 <= targets <= self.classes:
                 raise UsageError(f"the {targets} highest of {self.classes} classes", f"ask for 1 to {self.classes}")
-            indices = [int(i) for i in np.argsort(-results[self._explained.logits][0], kind="stable")[:targets]]
-        else:
-            predicted = int(results[self._explained.index][0])
-            indices = [predicted if (c := class_number(t, self.labels, self.classes)) == -1 else c for t in targets]
-        if not indices:
-            return []
-        n = len(indices)
-        repeated = np.repeat(tensor, n, axis=0)
-        per_class = self._per_class(results, indices) or self._results(repeated, indices)
-        return self._explanations(repeated, per_class, indices, [view] * n, [loaded] * n)
+            best = np.argsort(-results[e.logits][0], kind="stable")[:targets]
+            questions = self._questions([int(i) for i in best], view)
+        n = len(questions)
+        repeated, asked = np.repeat(tensor, n, axis=0), _stacked(questions)
+        per_target = self._per_target(results, asked) or self._results(repeated, asked)
+        return self._explanations(repeated, per_target, asked, questions, [view] * n, [picture] * n)
 
-    def _per_class(
-        self, results: Mapping[str, npt.NDArray[Any]], indices: Sequence[int]
+    def _per_target(
+        self, results: Mapping[str, npt.NDArray[Any]], asked: Mapping[str, npt.NDArray[Any]]
     ) -> dict[str, npt.NDArray[Any]] | None:
-        """The results of one picture for several classes, by the head alone; None where it cannot run by itself."""
-        head, e = self._class_head, self._explained
+        """The results of one picture for several questions, by the head alone; None where it cannot run by itself."""
+        head, e = self._target_head, self._explained
         if head is None:
             return None
         (layer,) = e.layers
-        a, n = results[layer.activations], len(indices)
+        a, n = results[layer.activations], len(next(iter(asked.values())))
         runs = []
         for start in range(0, n, self._batch_size):
-            index = np.asarray(indices[start : start + self._batch_size], np.int64)
-            runs.append(head.run(np.repeat(a, len(index), axis=0), index))
-        score, alpha = (np.concatenate(parts) for parts in zip(*runs, strict=True))
-        shared = {name: np.repeat(value, n, axis=0) for name, value in results.items() if name != layer.alpha}
-        return shared | {layer.alpha: alpha, e.score: score, e.index: np.asarray(indices, np.int64)}
+            rows = self._named({r: v[start : start + self._batch_size] for r, v in asked.items()})
+            runs.append(head.run(np.repeat(a, min(self._batch_size, n - start), axis=0), rows))
+        parts = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+        own = dict(zip((e.score, layer.alpha, *e.resolved.values()), parts, strict=True))
+        shared = {name: np.repeat(value, n, axis=0) for name, value in results.items() if name not in own}
+        return shared | own
 
     @cached_property
-    def _class_head(self) -> HeadRunner | None:
+    def _target_head(self) -> HeadRunner | None:
         """The head from A to score and alpha, where nothing crosses beside the layer and it runs in batches."""
         e = self._explained
-        model = e.class_head() if e.class_head is not None else None
+        model = e.target_head() if e.target_head is not None and e.inputs else None
         if model is None or model.crossing:
             return None
         head = HeadRunner(model, self._open(model.model))
         (layer,) = e.layers
         a = np.random.default_rng(0).random((2, layer.layer.channels or 1, *layer.layer.grid), np.float32)
-        index = np.array([0, self.classes - 1])
+        asked = self._named(e.kind.probe(2))
+        each = [{name: rows[[i]] for name, rows in asked.items()} for i in (0, 1)]
         try:
-            together = head.run(a, index)
-            alone = [np.concatenate(p) for p in zip(*(head.run(a[[i]], index[[i]]) for i in (0, 1)), strict=True)]
+            together = head.run(a, asked)
+            alone = [np.concatenate(p) for p in zip(*(head.run(a[[i]], each[i]) for i in (0, 1)), strict=True)]
         except ModelError:
             return None
         same = (
@@ -274,10 +291,30 @@ class Explainer:
         """Explain model-ready samples: N in, N explanations out, `values` (H, W) of the input's height and width.
 
         x: array, or anything that speaks DLPack, (N, C, H, W) or (N, H, W, C) as the model takes it, of its type.
-        target: one class for all, or N of them.
+        target: one for all, or N of them.
 
         Raises: UsageError where shape, type or number of targets do not fit the model.
         """
+        array = self._checked_tensor(x)
+        n = len(array)
+        if target is None or isinstance(target, str | int | np.integer | TargetSpec):
+            questions = self._questions([target], self._whole) * n
+        else:
+            questions = self._questions(target, self._whole)
+        if len(questions) != n:
+            raise UsageError(f"{len(questions)} targets for {n} samples", "give one target, or one per sample")
+        return self._explain(array, questions, [self._whole] * n, [None] * n)
+
+    def outputs(self, x: Any) -> dict[str, npt.NDArray[Any]]:
+        """The model's own outputs for model-ready samples (N, ...), by name, without the gradient."""
+        array, names = self._checked_tensor(x), self._explained.graph.outputs
+        asked = self._explained.kind.probe(1)
+        rows = {role: np.repeat(value, len(array), axis=0) for role, value in asked.items()}
+        runs = [self._run(*chunk, outputs=names) for chunk in self._chunks(array, rows)]
+        return {name: np.concatenate([r[name] for r in runs]) for name in names}
+
+    def _checked_tensor(self, x: Any) -> npt.NDArray[Any]:
+        """Raises: UsageError where it is not what the model takes."""
         image = self._explained.image
         array = np.asarray(x if hasattr(x, "__array__") or not hasattr(x, "__dlpack__") else np.from_dlpack(x))
         size = self.preprocess.size
@@ -288,14 +325,15 @@ class Explainer:
                 f"`{image.name}` takes {image.dtype} (N, {wanted}), not {array.dtype} {array.shape}",
                 "pass the tensor that the model itself would be fed",
             )
-        n = len(array)
-        if target is None or isinstance(target, str | int | np.integer):
-            indices = [class_number(target, self.labels, self.classes)] * n
-        else:
-            indices = [class_number(t, self.labels, self.classes) for t in target]
-        if len(indices) != n:
-            raise UsageError(f"{len(indices)} targets for {n} samples", "give one target, or one per sample")
-        return self._explain(np.ascontiguousarray(array), indices, [self._whole] * n, [None] * n)
+        return np.ascontiguousarray(array)
+
+    def _questions(self, targets: Iterable[TargetLike], view: View) -> list[Question]:
+        scene = Scene(self.labels, view, self._outputs_of)
+        return [self._explained.kind.question(target, scene) for target in targets]
+
+    def _outputs_of(self, picture: PictureLike) -> dict[str, npt.NDArray[Any]]:
+        """The model's outputs for a picture."""
+        return self.outputs(self.preprocess(load_picture(picture))[0])
 
     @cached_property
     def _whole(self) -> View:
@@ -305,52 +343,62 @@ class Explainer:
     def _explain(
         self,
         tensor: npt.NDArray[Any],
-        indices: Sequence[int],
+        questions: Sequence[Question],
         views: Sequence[View],
         pictures: Sequence[Picture | None],
     ) -> list[Explanation]:
         if len(tensor) == 0:
             return []
-        return self._explanations(tensor, self._results(tensor, indices), indices, views, pictures)
+        asked = _stacked(questions)
+        return self._explanations(tensor, self._results(tensor, asked), asked, questions, views, pictures)
 
-    def _results(self, tensor: npt.NDArray[Any], indices: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+    def _results(self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Everything that one run of the model gives for each sample."""
-        runs = [self._run(*chunk) for chunk in self._chunks(tensor, np.asarray(indices, np.int64))]
+        runs = [self._run(*chunk) for chunk in self._chunks(tensor, asked)]
         return runs[0] if len(runs) == 1 else {name: np.concatenate([r[name] for r in runs]) for name in runs[0]}
+
+    def _resolved(
+        self, results: Mapping[str, npt.NDArray[Any]], asked: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What was asked, with what was left to the model as it decided."""
+        return {**asked, **{role: results[output] for role, output in self._explained.resolved.items()}}
 
     def _explanations(
         self,
         tensor: npt.NDArray[Any],
         results: Mapping[str, npt.NDArray[Any]],
-        indices: Sequence[int],
+        asked: Mapping[str, npt.NDArray[Any]],
+        questions: Sequence[Question],
         views: Sequence[View],
         pictures: Sequence[Picture | None],
     ) -> list[Explanation]:
         e = self._explained
         facts: list[dict[str, Any]] = [{} for _ in tensor]
-        raws = self._raws(tensor, results, facts)
+        resolved = self._resolved(results, asked)
+        raws = self._raws(tensor, results, resolved, facts)
         values = saliency_maps(raws, views, self._normalize, self._fuse, self._threads)
         if self._aug_smooth:
-            raws, values = self._smoothed(tensor, results, raws, values, views)
+            raws, values = self._smoothed(tensor, resolved, raws, values, views)
         probabilities = results[e.probabilities] if e.probabilities else None
-        ranked = probabilities if probabilities is not None else results[e.logits]
+        ranked = probabilities if probabilities is not None else results[e.logits] if e.logits else None
+        classes = [int(i) for i in results[e.index]] if e.index else [-1] * len(tensor)
         return [
             Explanation(
                 values=values[i],
                 raws=tuple(raw[i] for raw in raws),
-                class_index=(index := int(results[e.index][i])),
-                label=self._label(index),
+                class_index=(index := classes[i]),
+                label=questions[i].label or self._label(index),
                 score=float(results[e.score][i]),
                 probability=float(probabilities[i, index]) if probabilities is not None else None,
                 layer=self.layer,
                 method=self.method,
                 region=views[i].region,
-                scores=ranked[i],
+                scores=ranked[i] if ranked is not None else np.zeros(0, np.float32),
                 labels=self.labels,
                 normalize=self._normalize,
                 clip=PIXEL_CLIP if raws[0].shape[1:] == self.preprocess.size else 100.0,
                 picture=pictures[i],
-                provenance=self._provenance(pictures[i], indices[i]) | ({"found": facts[i]} if facts[i] else {}),
+                provenance=self._provenance(pictures[i], questions[i]) | ({"found": facts[i]} if facts[i] else {}),
             )
             for i in range(len(tensor))
         ]
@@ -358,7 +406,7 @@ class Explainer:
     def _smoothed(
         self,
         tensor: npt.NDArray[Any],
-        results: Mapping[str, npt.NDArray[Any]],
+        resolved: Mapping[str, npt.NDArray[Any]],
         raws: list[npt.NDArray[np.float32]],
         values: list[npt.NDArray[np.float32]],
         views: Sequence[View],
@@ -372,7 +420,7 @@ class Explainer:
         for flipped, factor in ((False, 0.9), (False, 1.1), (True, 0.9), (True, 1.0), (True, 1.1)):
             x = np.flip(tensor, width) if flipped else tensor
             x = np.ascontiguousarray(x * tensor.dtype.type(factor))
-            found = self._raws(x, self._results(x, results[self._explained.index].tolist()), [{} for _ in x])
+            found = self._raws(x, self._results(x, resolved), resolved, [{} for _ in x])
             turned = [np.ascontiguousarray(np.flip(raw, 2)) if flipped else raw for raw in found]
             for total, raw in zip(raw_sums, turned, strict=True):
                 total += raw
@@ -382,9 +430,17 @@ class Explainer:
         return [t / np.float32(6) for t in raw_sums], [t / np.float32(6) for t in sums]
 
     def _raws(
-        self, x: npt.NDArray[Any], results: Mapping[str, npt.NDArray[Any]], facts: Sequence[dict[str, Any]]
+        self,
+        x: npt.NDArray[Any],
+        results: Mapping[str, npt.NDArray[Any]],
+        resolved: Mapping[str, npt.NDArray[Any]],
+        facts: Sequence[dict[str, Any]],
     ) -> list[npt.NDArray[np.float32]]:
         """The raw map (N, h, w) of each layer; facts: per sample, filled with what the method records."""
+
+        def rows(index: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+            return {role: value[index] for role, value in resolved.items()}
+
         e = self._explained
         if e.method.loop is None:
             pairs = [(results[o.activations], results[o.alpha]) for o in e.layers]
@@ -397,15 +453,15 @@ class Explainer:
         loop = Loop(
             x=x,
             axes=(2, 3) if e.image.layout == "nchw" else (1, 2),
-            index=results[e.index],
+            index=np.arange(len(x)),
             score=results[e.score],
             zero=e.image.quantization[1] if e.image.quantization else 0,
             activations=[results[o.activations] for o in e.layers],
             layouts=[o.layer.layout for o in e.layers],
-            scores=self.scores,
-            gradients=self._gradients,
+            scores=lambda samples, index: self._scores(samples, rows(index)),
+            gradients=lambda samples, index, layer=0: self._gradients(samples, rows(index), layer),
             cuts=[results[o.cut.values[0]] for o in e.layers if o.cut is not None],
-            head_scores=partial(self._head_scores, results),
+            head_scores=partial(self._head_scores, results, resolved),
             options=e.options,
             batch_size=self._batch_size,
             seed=self._seed,
@@ -420,63 +476,86 @@ class Explainer:
             for o, alpha in zip(e.layers, maps, strict=True)
         ]
 
-    def _gradients(self, x: npt.NDArray[Any], index: npt.NDArray[np.int64], layer: int = 0) -> npt.NDArray[np.float32]:
+    def _gradients(
+        self, x: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]], layer: int
+    ) -> npt.NDArray[np.float32]:
         alpha = self._explained.layers[layer].alpha
-        return np.concatenate([self._run(*chunk, outputs=(alpha,))[alpha] for chunk in self._chunks(x, index)])
+        return np.concatenate([self._run(*chunk, outputs=(alpha,))[alpha] for chunk in self._chunks(x, asked)])
 
     def _head_scores(
-        self, results: Mapping[str, npt.NDArray[Any]], layer: int, sample: int, values: npt.NDArray[Any]
+        self,
+        results: Mapping[str, npt.NDArray[Any]],
+        resolved: Mapping[str, npt.NDArray[Any]],
+        layer: int,
+        sample: int,
+        values: npt.NDArray[Any],
     ) -> npt.NDArray[np.float32]:
         cut = self._explained.layers[layer].cut
         assert cut is not None
-        crossing = [results[name][sample : sample + 1] for name in cut.values[1:]]
-        index = results[self._explained.index][sample : sample + 1]
-        return self._heads[layer].scores(values, crossing, index)
+        one = slice(sample, sample + 1)
+        crossing = [results[name][one] for name in cut.values[1:]]
+        asked = self._named({role: rows[one] for role, rows in resolved.items()})
+        return self._heads[layer].scores(values, crossing, asked)
 
     def _check_heads(self, size: Size) -> list[str]:
         """Notes about heads that cannot run in batches; a head that differs from the whole model is an error."""
         e = self._explained
         x = noise(e.image, size)
-        results = self._run(x, np.full(1, -1, np.int64), len(x))
+        asked = {role: np.repeat(rows, len(x), axis=0) for role, rows in e.kind.probe(1).items()}
+        results = self._run(x, asked, len(x))
+        resolved = self._resolved(results, asked)
         notes = []
         for layer, (outputs, head) in enumerate(zip(e.layers, self._heads, strict=True)):
             assert outputs.cut is not None
             values = results[outputs.cut.values[0]][:1]
-            if not head.verified(values, results[e.score][:1], partial(self._head_scores, results, layer, 0)):
+            if not head.verified(values, results[e.score][:1], partial(self._head_scores, results, resolved, layer, 0)):
                 name = outputs.layer.name
                 notes.append(f"after layer `{name}` the model runs one sample at a time: its batch is built in")
         return notes
 
     def scores(self, x: npt.NDArray[Any], index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The explained score (n,) of class `index` (n,) for model-ready samples x (n, ...)."""
+        return self._scores(x, _stacked(self._questions(index, self._whole)))
+
+    def _scores(self, x: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         score = self._explained.score
-        return np.concatenate([self._run(*chunk, outputs=(score,))[score] for chunk in self._chunks(x, index)])
+        return np.concatenate([self._run(*chunk, outputs=(score,))[score] for chunk in self._chunks(x, asked)])
 
     def _chunks(
-        self, tensor: npt.NDArray[Any], indices: npt.NDArray[np.int64]
-    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64], int]]:
+        self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]
+    ) -> Iterator[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]], int]]:
         """The samples in pieces of the model's own batch size, the last one padded by repeating its last sample."""
         batch = self._explained.image.batch or len(tensor)
         for start in range(0, len(tensor), batch):
-            x, index = tensor[start : start + batch], indices[start : start + batch]
-            if len(x) < batch:
-                missing = batch - len(x)
-                yield np.concatenate([x, *[x[-1:]] * missing]), np.concatenate([index, *[index[-1:]] * missing]), len(x)
+            x = tensor[start : start + batch]
+            rows = {role: value[start : start + batch] for role, value in asked.items()}
+            if missing := batch - len(x):
+                padded = {role: np.concatenate([v, *[v[-1:]] * missing]) for role, v in rows.items()}
+                yield np.concatenate([x, *[x[-1:]] * missing]), padded, len(x)
             else:
-                yield x, index, len(x)
+                yield x, rows, len(x)
+
+    def _named(self, asked: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """What is asked, by the names of the rewritten model's inputs."""
+        return {self._explained.inputs[role]: rows for role, rows in asked.items()}
 
     def _run(
-        self, x: npt.NDArray[Any], index: npt.NDArray[np.int64], wanted: int, outputs: Sequence[str] | None = None
+        self,
+        x: npt.NDArray[Any],
+        asked: Mapping[str, npt.NDArray[Any]],
+        wanted: int,
+        outputs: Sequence[str] | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         e = self._explained
         names = outputs or e.outputs
-        results = self._session.run({e.image.name: x, e.class_index: index}, [e.values[name] for name in names])
+        values = [e.values.get(name, name) for name in names]
+        results = self._session.run({e.image.name: x, **self._named(asked)}, values)
         if wanted < len(x):
             results = {name: value[:wanted] for name, value in results.items()}
-        return {name: results[e.values[name]] for name in names}
+        return {name: results[value] for name, value in zip(names, values, strict=True)}
 
     def _label(self, index: int) -> str | None:
-        return self.labels[index] if self.labels else None
+        return self.labels[index] if self.labels and index >= 0 else None
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
@@ -500,6 +579,7 @@ class Explainer:
             "aug_smooth": self._aug_smooth,
             "output": e.head.output,
             "logits": e.head.logits,
+            **({"target_kind": dict(record)} if (record := e.kind.record()) else {}),
             "preprocess": self.preprocess.to_json(),
             "preprocess_source": self._preprocess_source,
             "providers": list(self._session.providers),
@@ -512,9 +592,9 @@ class Explainer:
             },
         }
 
-    def _provenance(self, picture: Picture | None, asked: int) -> dict[str, Any]:
+    def _provenance(self, picture: Picture | None, question: Question) -> dict[str, Any]:
         source = None if picture is None else {"source": picture.source, "sha256": picture.sha256}
-        return {**self._facts, "picture": source, "target": "predicted" if asked == -1 else asked}
+        return {**self._facts, "picture": source, "target": question.record}
 
     def __repr__(self) -> str:
         return f"<Explainer {self._file.name}: {self.method} at {self.layer!r}, {self.classes} classes>"
@@ -522,7 +602,17 @@ class Explainer:
 
 def explain(model: ModelSource, picture: PictureLike, target: TargetLike = None, **options: Any) -> Explanation:
     """Explain one picture with one model; options as for Explainer. For more pictures, keep an Explainer."""
+    if isinstance(target, TargetSpec):
+        return Explainer(model, target=target, **options)(picture)
     return Explainer(model, **options)(picture, target)
+
+
+def _stacked(questions: Sequence[Question]) -> dict[str, npt.NDArray[Any]]:
+    """What is asked of each of N samples: an array (N, ...) per role."""
+    first = questions[0].feeds
+    if len(questions) == 1:
+        return dict(first)
+    return {role: np.concatenate([q.feeds[role] for q in questions]) for role in first}
 
 
 def _stated(
@@ -632,6 +722,8 @@ def _labels(
 
     Raises: UsageError where the labels given, or our metadata's, are not as many as classes.
     """
+    if not classes:
+        return None, []
     if given is None and LABELS_KEY in properties:
         names, where = tuple(str(n) for n in json.loads(properties[LABELS_KEY])), "the model's metadata"
     elif given is None and (exported := ultralytics_labels(properties)) is not None:

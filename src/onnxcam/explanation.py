@@ -46,6 +46,7 @@ class Explanation:
     values: (H, W) float32 saliency map in the original picture's coordinates, [0, 1] unless normalised otherwise.
     raws: per layer, (h, w) float32 signed weighted sum of the activations, un-normalised, in units of the score;
     `raw` is the first.
+    class_index, label: the class explained; where the target is none, -1 and the target in words.
     score: the explained scalar (logit, or probability where that was asked for).
     probability: the class's probability where the model ends in Softmax or Sigmoid, else None.
     scores: (C,) of all classes, probabilities where the model ends in one, else logits; `top` the highest, best first.
@@ -133,7 +134,7 @@ class Explanation:
         if flat:
             return self._row()
         return {
-            "class_index": self.class_index,
+            "class_index": self.class_index if self.class_index >= 0 else None,
             "label": self.label,
             "score": _finite(self.score),
             "probability": _finite(self.probability),

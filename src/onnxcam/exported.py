@@ -19,7 +19,7 @@ from PIL import Image
 
 from onnxcam.errors import ModelError, OutputError, UnsupportedError, UsageError, VerificationError
 from onnxcam.explained import Plan, Size, free_name, noise, open_graph, plan
-from onnxcam.explainer import Explainer, TargetLike
+from onnxcam.explainer import ClassLike, Explainer
 from onnxcam.finish import finished, model_input, overlaid, raw_map
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.index import Dim, opset_of
@@ -31,7 +31,7 @@ from onnxcam.preprocess import PictureLike, Preprocess, View, load_picture
 from onnxcam.render import colormap as colormap_of
 from onnxcam.runtime import Session, onnxruntime
 from onnxcam.saliency import check_options, saliency_maps
-from onnxcam.targets import Target, class_number, class_target
+from onnxcam.targets import Target, class_number
 
 Array = npt.NDArray[Any]
 
@@ -130,7 +130,7 @@ def export(
     output: str | None = None,
     normalize: str = "minmax",
     fuse: str = "mean",
-    target: TargetLike | Sequence[TargetLike] = None,
+    target: ClassLike | Sequence[ClassLike] = None,
     top: int | None = None,
     all_classes: bool = False,
     class_input: str | None = None,
@@ -184,7 +184,8 @@ def export(
     wanted = size or (python.preprocess.size if preprocess is not None else None)
     graph, image, bound = open_graph(file, size=python.preprocess.size, input_layout=input_layout)
     chosen = plan(
-        graph, image, method=method, layer=layer, layer_layout=layer_layout, output=output, options=method_options
+        graph, image, method=method, layer=layer, layer_layout=layer_layout, score=score, output=output,
+        options=method_options,
     )  # fmt: skip
     classes = _classes(target, top, all_classes, python.labels, chosen.head.classes)
     many = all_classes or top is not None or (target is not None and not isinstance(target, str | int | np.integer))
@@ -287,7 +288,7 @@ def _check_place(path: Path, file: ModelFile) -> None:
 
 
 def _classes(
-    target: TargetLike | Sequence[TargetLike],
+    target: ClassLike | Sequence[ClassLike],
     top: int | None,
     all_classes: bool,
     labels: tuple[str, ...] | None,
@@ -376,7 +377,7 @@ def _assembled(
     op = Builder(graph)
     targets = _targets(op, chosen, request, names.class_index)
     context = chosen.context(op, targets[0])
-    inputs = (targets[0].class_index,) if names.class_index else ()
+    inputs = tuple(i.declared(names.class_index) for i in chosen.kind.inputs) if names.class_index else ()
     context.settle(*(value for target in targets for value in target.values), inputs=inputs)
     maps = []
     for target in targets:
@@ -413,7 +414,7 @@ def _assembled(
         drawn = overlaid(op, names.picture, heatmap, *request.overlay)
         expose(names.overlay, drawn, TensorProto.UINT8, [batch, *bound, 3])
         outputs.reverse()
-    index = [target.index for target in targets]
+    index = [target.index or "" for target in targets]
     if names.heatmap_class and request.many:
         expose(names.heatmap_class, op.Concat(*(op.Unsqueeze(i, [1]) for i in index), axis=1), TensorProto.INT64,
                of_classes)  # fmt: skip
@@ -447,7 +448,7 @@ def _targets(op: Builder, chosen: Plan, request: _Request, class_index: str | No
     """One target per class that is explained in a run."""
 
     def target(index: str) -> Target:
-        return class_target(op, chosen.head, request.score, index)
+        return chosen.kind.build(op, {"class_index": index})
 
     if class_index is not None:
         return [target(class_index)]

@@ -62,7 +62,7 @@ def test_ablationcam_is_cam_over_the_score_on_pooling_and_a_linear_layer_with_po
     ablation = maps(model, x, [1, 3], method="ablationcam")
     explainer = Explainer(model, method="cam", threads=1)
     for sample, (explanation, target) in enumerate(zip(ablation, [1, 3], strict=True)):
-        results = explainer._run(x[sample : sample + 1], np.array([target]), 1)
+        results = explainer._run(x[sample : sample + 1], {"class_index": np.array([target])}, 1)
         a, w = results["onnxcam_activations"][0].astype(np.float64), results["onnxcam_alpha"][0].astype(np.float64)
         alpha = w[:, 0, 0] * a.mean(axis=(1, 2)) / float(results["onnxcam_score"][0])
         expected = np.einsum("k,khw->hw", alpha, a)
@@ -78,7 +78,7 @@ def test_ratio_ablates_the_most_and_the_least_object_like_channels_and_leaves_th
     (partly,) = few.explain_tensor(x, 2)
     assert counted == [(4, 4)]
     (whole,) = maps(model, x, 2, method="ablationcam")
-    a = few._run(x, np.array([2]), 1)["onnxcam_activations"][0].astype(np.float64)
+    a = few._run(x, {"class_index": np.array([2])}, 1)["onnxcam_activations"][0].astype(np.float64)
     dense = np.linalg.lstsq(a.reshape(8, -1).T, whole.raw.ravel().astype(np.float64), rcond=None)[0]
     sparse = np.linalg.lstsq(a.reshape(8, -1).T, partly.raw.ravel().astype(np.float64), rcond=None)[0]
     kept = np.abs(sparse) > 1e-4 * np.abs(dense).max()

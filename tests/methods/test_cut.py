@@ -154,7 +154,7 @@ def test_the_head_of_the_toy_is_its_pooling_and_its_linear_layer() -> None:
     offset = Z - V @ A.mean(axis=(1, 2))
     for target in (0, 1):
         expected = [(V @ (f * A.mean(axis=(1, 2))) + offset)[target] for f in (1, 2, 0)]
-        np.testing.assert_allclose(runner.scores(values, [], np.array([target])), expected, rtol=1e-6)
+        np.testing.assert_allclose(runner.scores(values, [], {"class_index": np.array([target])}), expected, rtol=1e-6)
 
 
 def test_a_head_that_differs_from_the_whole_model_is_an_error() -> None:
@@ -165,7 +165,9 @@ def test_a_head_that_differs_from_the_whole_model_is_an_error() -> None:
     runner = HeadRunner(cut.head, Session(cut.head.model, threads=1))
     values = A[np.newaxis].astype(np.float32)
     with pytest.raises(VerificationError, match=r"cut behind `a`, the model scores 4.5 instead of 4.6"):
-        runner.verified(values, np.array([4.6], np.float32), lambda v: runner.scores(v, [], np.array([0])))
+        runner.verified(
+            values, np.array([4.6], np.float32), lambda v: runner.scores(v, [], {"class_index": np.array([0])})
+        )
 
 
 LAYOUTS = {

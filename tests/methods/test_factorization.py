@@ -68,7 +68,7 @@ def test_on_pooling_and_a_linear_layer_a_concepts_gain_is_its_product_with_the_c
         assert explanation.raw.ravel()[np.abs(explanation.raw).argmax()] == pytest.approx(gain, rel=1e-5)
         assert explanation.is_empty == (gain <= 0)
     explainer = Explainer(model, method="activationmap", threads=1)
-    (a,) = explainer._results(x, [target])["onnxcam_activations"].astype(np.float64)
+    (a,) = explainer._results(x, {"class_index": np.array([target])})["onnxcam_activations"].astype(np.float64)
     cells = a.reshape(8, 36)
     v = weight(model, "v").astype(np.float64)[target]
     above = cells - cells.min(axis=1, keepdims=True)

@@ -44,11 +44,11 @@ def classifier_head(graph: Graph, output: str | None = None) -> Head:
     Raises: UsageError for an unknown output, UnsupportedError where no output holds one score per class.
     """
     if output is not None and output not in graph.outputs:
-        raise UsageError(f"the model has no output `{output}`", f"its outputs: {_listing(graph)}")
+        raise UsageError(f"the model has no output `{output}`", f"its outputs: {output_listing(graph)}")
     heads = [h for o in ((output,) if output else graph.outputs) if (h := _head(graph, o)) is not None]
     if not heads:
         raise UnsupportedError(
-            f"no output holds one score per class: {_listing(graph)}",
+            f"no output holds one score per class: {output_listing(graph)}",
             "onnxcam explains classifiers, with an output (N, classes)",
         )
     return heads[0]
@@ -77,7 +77,8 @@ def logit_values(graph: Graph) -> set[str]:
     return found
 
 
-def _listing(graph: Graph) -> str:
+def output_listing(graph: Graph) -> str:
+    """The outputs with their shapes, for messages."""
     return ", ".join(f"`{o}` {list(graph.shape(o) or ['?'])}" for o in graph.outputs)
 
 

@@ -1,5 +1,6 @@
 """Candidate target layers: the spatial feature maps on the way from the picture to the score."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -34,15 +35,15 @@ class Layer:
 class Layers:
     """The values between the picture and the score that lie on the picture.
 
-    image: the picture input; kind: its layout, nchw or nhwc; score: the value that the target is made of.
+    image: the picture input; kind: its layout, nchw or nhwc; scores: the values that the target is made of.
     """
 
-    def __init__(self, graph: Graph, image: str, kind: str, score: str) -> None:
+    def __init__(self, graph: Graph, image: str, kind: str, *scores: str) -> None:
         self.graph = graph
         self.image = image
-        self.score = score
+        self.score = "`, `".join(scores)
         self.layouts = layouts(graph, image, kind)
-        self._between = _between(graph, image, score)
+        self._between = _between(graph, image, scores)
 
     @cached_property
     def candidates(self) -> tuple[Layer, ...]:
@@ -145,8 +146,8 @@ class Layers:
         )
 
 
-def _between(graph: Graph, source: str, score: str) -> list[Node]:
-    needed = {score}
+def _between(graph: Graph, source: str, scores: Sequence[str]) -> list[Node]:
+    needed = {*scores}
     for node in reversed(graph.nodes):
         if needed & set(node.outputs):
             needed.update(node.reads)

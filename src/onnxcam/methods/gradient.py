@@ -249,7 +249,9 @@ def cam(context: MethodContext) -> str:
 
     Raises: UnsupportedError where the head is not pooling, then one linear layer with constant weights.
     """
-    op = context.op
+    op, index = context.op, context.target.index
+    if index is None:
+        raise UnsupportedError("method `cam` weighs channels by a class, and the target is none", "use `gradcam`")
     weights, transposed = linear_weights(context.graph, context.head, context.layer)
     rows = op.Transpose(weights, perm=[1, 0]) if transposed else weights
-    return str(op.Unsqueeze(op.Gather(op.as_float(rows), context.target.index, axis=0), [2, 3]))
+    return str(op.Unsqueeze(op.Gather(op.as_float(rows), index, axis=0), [2, 3]))

@@ -1,6 +1,6 @@
 """Runs the head of a cut model: many changed values at a layer, the values beside it repeated."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,21 @@ class HeadRunner:
         self.session = session
         self.batched = True
 
-    def scores(self, values: Array, crossing: Sequence[Array], index: npt.NDArray[np.int64]) -> Floats:
-        """Scores (n,) of class `index` (1,) for values (n, ...) at the cut, what crosses beside it the same for all."""
-        if not self.batched and len(values) > 1:
-            return np.concatenate([self.scores(v, crossing, index) for v in values[:, np.newaxis]])
-        beside = [np.repeat(v, len(values), axis=0) for v in crossing]
-        return self.run(values, np.repeat(index, len(values)), beside)[0]
+    def scores(self, values: Array, crossing: Sequence[Array], asked: Mapping[str, Array]) -> Floats:
+        """Scores (n,) of one question for values (n, ...) at the cut, what crosses beside it the same for all.
 
-    def run(self, values: Array, index: npt.NDArray[np.int64], crossing: Sequence[Array] = ()) -> list[Array]:
-        """The head's outputs for values (n, ...), classes (n,) and what crosses beside them (n, ...)."""
+        asked: what the head's other inputs are fed, (1, ...) each.
+        """
+        if not self.batched and len(values) > 1:
+            return np.concatenate([self.scores(v, crossing, asked) for v in values[:, np.newaxis]])
+        beside = [np.repeat(v, len(values), axis=0) for v in crossing]
+        return self.run(values, {name: np.repeat(v, len(values), axis=0) for name, v in asked.items()}, beside)[0]
+
+    def run(self, values: Array, asked: Mapping[str, Array], crossing: Sequence[Array] = ()) -> list[Array]:
+        """The head's outputs for values (n, ...), what is asked and what crosses beside them (n, ...)."""
         head = self.head
         feeds = {head.layer: values, **dict(zip(head.crossing, crossing, strict=True))}
-        return list(self.session.run(feeds | dict.fromkeys(head.chosen, index), head.outputs).values())
+        return list(self.session.run(feeds | {name: asked[name] for name in head.chosen}, head.outputs).values())
 
     def verified(self, values: Array, score: Floats, scores: Callable[[Array], Floats]) -> bool:
         """Whether the head runs in batches, tried on `values` (1, ...) and on changed ones.

@@ -19,7 +19,7 @@ from onnxcam.autodiff.registry import Rule
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder
 from onnxcam.graph.head import Head
-from onnxcam.graph.index import Graph
+from onnxcam.graph.index import Dim, Graph
 from onnxcam.graph.layers import Layer
 from onnxcam.methods.loop import LoopFunction
 from onnxcam.targets import Target
@@ -61,10 +61,10 @@ class MethodContext:
     def settle(self, *keep: str, inputs: tuple[ValueInfoProto, ...] = ()) -> None:
         """Extend the graph by the emitted nodes that `keep` needs, and go on with a new builder on it.
 
-        inputs: new ones, of one number per sample (a single one broadcasts).
+        inputs: new ones, of one row per sample (a single one broadcasts).
         """
-        one_hots, per_sample = self.op.one_hots, (self.graph.shape(self.picture.name) or (None,))[:1]
-        self.op = Builder(self.op.extended(keep, inputs, {i.name: per_sample for i in inputs}))
+        one_hots, batch = self.op.one_hots, (self.graph.shape(self.picture.name) or (None,))[0]
+        self.op = Builder(self.op.extended(keep, inputs, {i.name: (batch, *_sizes(i)[1:]) for i in inputs}))
         self.op.one_hots.update(one_hots)
 
     @property
@@ -121,6 +121,10 @@ class MethodContext:
         if layout.prefix:
             value = op.Slice(value, [layout.prefix], [layout.prefix + layout.cells], [1])
         return str(op.Reshape(op.Transpose(value, perm=[0, 2, 1]), [0, -1, *layout.grid]))
+
+
+def _sizes(value: ValueInfoProto) -> list[Dim]:
+    return [d.dim_value or d.dim_param or None for d in value.type.tensor_type.shape.dim]
 
 
 AlphaFunction = Callable[[MethodContext], str]

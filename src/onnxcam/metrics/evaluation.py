@@ -18,7 +18,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from PIL import Image
 
 from onnxcam.errors import PictureError, UsageError
-from onnxcam.explainer import Explainer, TargetLike
+from onnxcam.explainer import Explainer, ClassLike
 from onnxcam.explanation import Explanation
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.methods import find_method
@@ -233,7 +233,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     boxes: str | os.PathLike[str] | Mapping[str, Objects] | None = None,
     masks: Mapping[str, npt.NDArray[np.bool_]] | None = None,
-    target: TargetLike = None,
+    target: ClassLike = None,
     settings: Settings | None = None,
     confidence: float = 0.95,
     progress: Progress | None = None,
@@ -378,7 +378,7 @@ def _cases(
     named: Sequence[tuple[str, PictureLike]],
     known: Mapping[str, Objects],
     masks: Mapping[str, npt.NDArray[np.bool_]],
-    target: TargetLike,
+    target: ClassLike,
 ) -> tuple[list[_Case], list[str]]:
     labels = runner.scorer.labels
     asked = class_number(target, labels, runner.scorer.classes)

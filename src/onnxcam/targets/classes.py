@@ -1,44 +1,23 @@
-"""What is explained: a scalar per sample, built in the graph, so that it differentiates and exports."""
+"""The score of one class of a classifier."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
-from onnx import TensorProto, ValueInfoProto
+from onnx import TensorProto
 
 from onnxcam.autodiff.engine import INTEGERS
 from onnxcam.autodiff.quantized import real_value
 from onnxcam.errors import UsageError
-from onnxcam.graph.build import Builder, tensor_info
-from onnxcam.graph.head import Head
+from onnxcam.graph.build import Builder
+from onnxcam.graph.head import Head, classifier_head
+from onnxcam.graph.index import Graph
+from onnxcam.targets.kind import Array, Question, Scene, Target, TargetInput, TargetKind
 
-
-@dataclass(frozen=True)
-class Target:
-    """Value names of a class target: `score` (N,), `index` (N,) int64 the class explained, and `classes` (N, C),
-    the logits of all; `class_index` is the run-time input, -1 for the predicted class."""
-
-    score: str
-    index: str
-    classes: str
-    probabilities: str | None
-    class_index: ValueInfoProto
-    one_hot: str | None
-    narrow: str | None = None
-    """A copy of what is differentiated with the gradient at the layers alone, see `of_one_token`."""
-
-    @property
-    def differentiated(self) -> tuple[str, str | None]:
-        """What to differentiate and its cotangent: where the score is a logit, the logits by the one-hot class."""
-        return (self.score, None) if self.one_hot is None else (self.classes, self.one_hot)
-
-    @property
-    def values(self) -> tuple[str, ...]:
-        """What has to be kept of the graph for the target."""
-        values = (self.score, self.index, self.classes, self.probabilities, self.one_hot, self.narrow)
-        return tuple(value for value in values if value is not None)
+CLASS_INDEX = "class_index"
 
 
 @dataclass(frozen=True)
@@ -101,50 +80,84 @@ SCORES: dict[str, Callable[[Scores], str]] = {
 }
 
 
-def class_target(op: Builder, head: Head, kind: str = "logit", input_name: str = "class_index") -> Target:
-    """The score of one class per sample, chosen at run time by an int64 input of length 1 or N, -1 = predicted.
+def class_kind(graph: Graph, output: str | None = None, score: str = "logit") -> "ClassKind":
+    """The score of one class of a classifier.
 
-    kind: `logit`, `probability`, `log-probability`, `rest` or `finer` (see SCORES). Probabilities are those of the
+    score: `logit`, `probability`, `log-probability`, `rest` or `finer` (see SCORES). Probabilities are those of the
     model's own Softmax or Sigmoid where it ends in one; else a Softmax over the logits (a Sigmoid for a single one)
     is appended.
 
-    Raises: UsageError for another kind, or where `finer` lacks the three other classes that it compares with.
+    Raises: UsageError for another score or output, or where `finer` lacks the three other classes that it compares
+    with; UnsupportedError where no output holds one score per class.
     """
-    if kind not in SCORES:
-        raise UsageError(f"unknown score `{kind}`", f"use one of {', '.join(SCORES)}")
-    if kind == "finer" and head.classes < 4:
+    if score not in SCORES:
+        raise UsageError(f"unknown score `{score}`", f"use one of {', '.join(SCORES)}")
+    head = classifier_head(graph, output)
+    if score == "finer" and head.classes < 4:
         raise UsageError(f"score `finer` compares with 3 other classes; the model has {head.classes}", "use `logit`")
-    with op.scope("target"):
-        logits = _matrix(op, head.logits, real_value(op, head.logits))
-        probabilities = _probabilities(op, head)
-        normalized = probabilities or (op.Softmax(logits, axis=1) if head.classes > 1 else op.Sigmoid(logits))
-        # The model's own choice: logits before their quantisation may rank otherwise.
-        predicted = op.ArgMax(_matrix(op, head.output, _number(op, head.output)), axis=1, keepdims=0)
-        index = op.Where(op.Less(input_name, 0), predicted, input_name)
-        same = op.Equal(op.Unsqueeze(index, [1]), np.arange(head.classes, dtype=np.int64))
-        one_hot = op.Cast(same, to=op.dtype)
-        op.one_hots[one_hot] = index
-        score = SCORES[kind](Scores(op, logits, normalized, one_hot, index))
-    # The length has a symbol of its own: (1,) and (N,) both feed.
-    declared = tensor_info(input_name, TensorProto.INT64, ["classes_asked"])
-    return Target(score, index, logits, probabilities, declared, one_hot if kind == "logit" else None)
+    stepped = f"the final {head.activation} is stepped over: the class logit is explained"
+    return ClassKind(
+        head=head,
+        reads=(head.logits,),
+        inputs=(TargetInput(CLASS_INDEX, TensorProto.INT64, ("classes_asked",)),),
+        notes=(stepped,) if head.activation and score == "logit" else (),
+        score=score,
+    )
 
 
-def _probabilities(op: Builder, head: Head) -> str | None:
+@dataclass(frozen=True, kw_only=True)
+class ClassKind(TargetKind):
+    """One class per sample, chosen at run time by an int64 input of length 1 or N, -1 = predicted."""
+
+    score: str
+
+    def build(self, op: Builder, names: Mapping[str, str]) -> Target:
+        head, chosen = self.head, names[CLASS_INDEX]
+        with op.scope("target"):
+            logits = matrix(op, head.logits, real_value(op, head.logits))
+            probabilities = class_probabilities(op, head)
+            normalized = probabilities or (op.Softmax(logits, axis=1) if head.classes > 1 else op.Sigmoid(logits))
+            # The model's own choice: logits before their quantisation may rank otherwise.
+            predicted = op.ArgMax(matrix(op, head.output, number(op, head.output)), axis=1, keepdims=0)
+            index = op.Where(op.Less(chosen, 0), predicted, chosen)
+            one_hot = one_hot_rows(op, index, head.classes)
+            op.one_hots[one_hot] = index
+            score = SCORES[self.score](Scores(op, logits, normalized, one_hot, index))
+        y, cotangent = (logits, one_hot) if self.score == "logit" else (None, None)
+        return Target(score, y, cotangent, index, logits, probabilities, {CLASS_INDEX: index})
+
+    def question(self, asked: Any, scene: Scene) -> Question:
+        index = class_number(asked, scene.labels, self.head.classes)
+        return Question({CLASS_INDEX: np.array([index])}, None, "predicted" if index == -1 else index)
+
+    def probe(self, count: int) -> dict[str, Array]:
+        """The first and the last class in turns."""
+        return {CLASS_INDEX: np.resize(np.array([0, self.head.classes - 1]), count)}
+
+
+def one_hot_rows(op: Builder, index: str, classes: int) -> str:
+    """(N, C) floats, 1 at the class `index` (N,)."""
+    same = op.Equal(op.Unsqueeze(index, [1]), np.arange(classes, dtype=np.int64))
+    return str(op.Cast(same, to=op.dtype))
+
+
+def class_probabilities(op: Builder, head: Head) -> str | None:
+    """(N, C) where the model ends in an activation."""
     if head.activation is None:
         return None
     if op.graph.dtype(head.output) in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
-        rows = _matrix(op, head.output, op.as_float(head.output))
+        rows = matrix(op, head.output, op.as_float(head.output))
         return str(op.Exp(rows)) if head.activation == "LogSoftmax" else rows
-    logits = _matrix(op, head.logits, real_value(op, head.logits))
+    logits = matrix(op, head.logits, real_value(op, head.logits))
     return str(op.Sigmoid(logits) if head.activation == "Sigmoid" else op.Softmax(logits, axis=1))
 
 
-def _number(op: Builder, value: str) -> str:
+def number(op: Builder, value: str) -> str:
+    """A value in floats, integers as the numbers they are."""
     return str(op.Cast(value, to=op.dtype)) if op.graph.dtype(value) in INTEGERS else op.as_float(value)
 
 
-def _matrix(op: Builder, value: str, rows: str) -> str:
+def matrix(op: Builder, value: str, rows: str) -> str:
     """A score tensor, in floats `rows`, as (N, C)."""
     shape = op.graph.shape(value) or ()
     if len(shape) == 2:
