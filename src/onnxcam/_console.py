@@ -77,3 +77,48 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+EVERY = 10.0
+"""Seconds between lines of progress, where there is no terminal."""
+
+
+@contextmanager
+def picture_progress(what: str) -> Iterator[Callable[[int, int, int], None]]:
+    """Pictures done, their rate, the time left and the errors, by calling the result with (done, total, errors).
+
+    A bar on stderr where that is a terminal, else a line now and then. What was done before is in no rate.
+    """
+    import time
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    begun = shown = time.monotonic()
+    first: int | None = None
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+               TimeRemainingColumn(), TextColumn("[red]{task.fields[bad]}[/]"))  # fmt: skip
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(what, total=None, rate="", bad="")
+
+        def moved(done: int, total: int, errors: int) -> None:
+            nonlocal first, shown
+            now = time.monotonic()
+            if first is None:
+                first = done - 1
+                bar.update(task, completed=first, total=total)
+            rate = (done - first) / max(now - begun, 1e-9)
+            bad = f"{errors} bad" if errors else ""
+            bar.update(task, completed=done, total=total, rate=f"{rate:.1f}/s", bad=bad)
+            if not err.is_terminal and now - shown >= EVERY:
+                shown = now
+                left = duration((total - done) / rate)
+                err.print(f"{what}: {done} of {total}, {rate:.1f}/s, {left} left{', ' if bad else ''}{bad}")
+
+        yield moved
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, such as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

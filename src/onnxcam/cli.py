@@ -53,13 +53,15 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser("explain", help="lay the heat map of a class over a picture")
     explain.add_argument("model", metavar="MODEL", help="an .onnx file")
-    explain.add_argument("image", metavar="IMAGE", help="a picture")
-    kinds = ".png, .jpg, .webp: overlay; .npy: values; .json: record (default ./IMAGE.cam.png)"
-    explain.add_argument("-o", "--output", metavar="PATH", type=Path, help=kinds)
+    pictures = "pictures, folders, patterns, or - for a list on stdin"
+    explain.add_argument("images", metavar="IMAGE", nargs="*", help=pictures)
+    kinds = ".png, .jpg, .webp: overlay; .npy: values; .json: record (default ./IMAGE.cam.png); of several: a folder"
+    explain.add_argument("-o", "--output", metavar="PATH", help=kinds)
     explain.add_argument("--target", metavar="CLASS", help="label or index (default: the predicted class)")
     _method_options(explain)
     _picture_options(explain)
     _drawing_options(explain, clip=True)
+    _folder_options(explain)
     _runtime_options(explain)
     explain.set_defaults(run=_explain)
 
@@ -217,6 +219,22 @@ def _drawing_options(parser: argparse.ArgumentParser, clip: bool = False) -> Non
         group.add_argument("--clip", type=float, metavar="P", help=shown)
 
 
+def _folder_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several pictures, into a folder (a second run does what is missing)")
+    group.add_argument("-r", "--recursive", action="store_true", help="look into folders of folders")
+    group.add_argument("--manifest", metavar="FILE", help=".csv or .jsonl: pictures, targets, labels, boxes")
+    group.add_argument(
+        "--overlays", action=argparse.BooleanOptionalAction, default=True, help="draw the map over each picture"
+    )
+    group.add_argument("--overlay-format", choices=("png", "jpg"), default="png", help="default %(default)s")
+    group.add_argument("--values", choices=("none", "npy", "png16"), default="none", help="keep the map's numbers")
+    group.add_argument("--batch", type=int, metavar="N", default=8, help="pictures in one run (default %(default)s)")
+    group.add_argument("--workers", type=int, metavar="N", help="threads that decode and write (default: all cores)")
+    group.add_argument("--retry", action=argparse.BooleanOptionalAction, default=True, help="of bad pictures")
+    group.add_argument("--restart", action="store_true", help="delete what an earlier run recorded, begin anew")
+    group.add_argument("--max-pixels", type=int, metavar="N", help="of a picture (default 178956970)")
+
+
 def _runtime_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("runtime")
     group.add_argument("--threads", type=int, metavar="N", help="default: ONNX Runtime's own choice")
@@ -298,16 +316,19 @@ def _explainer(arguments: argparse.Namespace, progress: Callable[[int, int], Non
 def _explain(arguments: argparse.Namespace) -> int:
     from onnxcam import _console as console
     from onnxcam.methods import find_method
-    from onnxcam.preprocess import load_picture
+    from onnxcam.picture import MAX_PIXELS, load_picture
 
-    if arguments.image.lower().endswith(".cam.png"):
-        raise UsageError(
-            f"{arguments.image} is an overlay that onnxcam made", "explain the picture that it was made from"
-        )
-    target = arguments.output or Path(f"{Path(arguments.image).stem}.cam.png")
+    if arguments.max_pixels is not None and arguments.max_pixels < 1:
+        raise UsageError(f"{arguments.max_pixels} pixels", "give 1 or more")
+    if _is_folder_run(arguments):
+        return _explain_many(arguments)
+    (image,) = arguments.images
+    if image.lower().endswith(".cam.png"):
+        raise UsageError(f"{image} is an overlay that onnxcam made", "explain the picture that it was made from")
+    target = Path(arguments.output or f"{Path(image).stem}.cam.png")
     _check_writable(target)
     drawing = _drawing(arguments, target)
-    picture = load_picture(arguments.image)
+    picture = load_picture(image, max_pixels=arguments.max_pixels or MAX_PIXELS)
     loops = find_method(arguments.method).passes != "1"
     with console.progress(arguments.method) if loops else nullcontext(lambda done, total: None) as progress:
         explainer = _explainer(arguments, progress)
@@ -315,6 +336,64 @@ def _explain(arguments: argparse.Namespace) -> int:
     explanation.save(target, **drawing)
     _report(explainer, [(explanation, target)], arguments.json)
     return 0
+
+
+def _is_folder_run(arguments: argparse.Namespace) -> bool:
+    """Whether the output is a folder of records; a single picture may go there too, where `-o` ends in `/`."""
+    images, output = arguments.images, arguments.output or ""
+    if arguments.manifest is not None or len(images) != 1 or images[0] == "-" or Path(images[0]).is_dir():
+        return True
+    pattern = any(c in images[0] for c in "*?[") and not Path(images[0]).exists()
+    return pattern or output.endswith(("/", os.sep)) or (Path(output) / "run.json").is_file()
+
+
+def _explain_many(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from onnxcam import _console as console
+    from onnxcam.audit.run import Output, audit
+    from onnxcam.audit.sources import Sources
+    from onnxcam.picture import MAX_PIXELS
+
+    if arguments.output is None:
+        raise UsageError("several pictures need a folder to go to", "name one: `-o out`")
+    sources, folder = Sources(), Path(arguments.output)
+    if arguments.manifest is not None:
+        sources.add_manifest(arguments.manifest)
+    if arguments.images == ["-"]:
+        sources.add_list(sys.stdin.buffer.read())
+    else:
+        sources.add_inputs(arguments.images, recursive=arguments.recursive, without=folder)
+    for note in sources.notes:
+        console.print_note(note)
+    if not sources.items:
+        raise UsageError("there are no pictures", "`--recursive` looks into folders of folders")
+    drawing = _drawing(arguments, Path("overlay.png"))
+    output = Output(arguments.overlays, arguments.overlay_format, values=arguments.values, **drawing)
+    explainer = _explainer(arguments, lambda done, total: None)
+    for note in explainer.notes:
+        console.print_note(note)
+    with console.picture_progress("explaining") as progress:
+        summary = audit(
+            explainer,
+            sources.items,
+            folder,
+            target=arguments.target,
+            output=output,
+            batch=arguments.batch,
+            workers=arguments.workers,
+            max_pixels=arguments.max_pixels or MAX_PIXELS,
+            restart=arguments.restart,
+            retry=arguments.retry,
+            progress=progress,
+        )
+    for name, message in summary.first_errors:
+        console.print_warning(f"{name}: {message}")
+    if arguments.json:
+        console.print_json(asdict(summary) | {"folder": str(folder)})
+    else:
+        console.print_line(summary.text(folder))
+    return BAD_PICTURES if summary.errors else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

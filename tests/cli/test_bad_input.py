@@ -110,7 +110,6 @@ PICTURES: dict[str, tuple[Callable[[], str], str, str]] = {
         lambda: spoil("cut.png", Path("dog.png").read_bytes()[:60]), "cut.png: is damaged or cut short", "again",
     ),
     "is empty": (lambda: spoil("empty.png", b""), "empty.png: is empty (0 bytes)", "again"),
-    "is a folder": (lambda: ".", ".: is a directory", "name a picture file"),
 }  # fmt: skip
 
 
@@ -118,6 +117,10 @@ PICTURES: dict[str, tuple[Callable[[], str], str, str]] = {
 def test_a_picture_that(name: str, refused: Refused) -> None:
     make, message, hint = PICTURES[name]
     refused(["explain", "colours.onnx", make()], 5, message, hint)
+
+
+def test_a_folder_of_pictures_needs_a_folder_to_go_to(refused: Refused) -> None:
+    refused(["explain", "colours.onnx", "."], 2, "several pictures need a folder to go to", "`-o out`")
 
 
 ARGUMENTS: dict[str, tuple[list[str], str, str]] = {

@@ -70,10 +70,12 @@ class OutputFolder:
                 "choose another folder, go on with the settings that it was made with, or begin anew with `--restart`",
             )
 
-    def is_done(self, item: Item) -> bool:
-        """Whether the picture has a record, not an error, for the same question."""
+    def state(self, item: Item) -> str | None:
+        """The status of the picture's record, `ok` or `error`; None where it has none for the same question."""
         entry = self.index.entries.get(item.name)
-        return entry is not None and entry.ok and entry.asked == question(item.asked(self.path))
+        if entry is None or entry.asked != question(item.asked(self.path)):
+            return None
+        return "ok" if entry.ok else "error"
 
     def add(self, record: Record) -> None:
         """Append the record; the picture is done once this returns. Call from one thread."""

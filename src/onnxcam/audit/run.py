@@ -70,7 +70,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended: pictures asked for, explained in it, done before, and the errors; maps with warnings."""
+    """How a run ended: pictures asked for, explained now, left as they were; errors; maps with warnings now.
+
+    first_errors: name and message of five bad pictures at most.
+    """
 
     pictures: int
     explained: int
@@ -79,6 +82,15 @@ class Summary:
     flagged: int
     seconds: float
     first_errors: tuple[tuple[str, str], ...] = ()
+
+    def text(self, folder: str | os.PathLike[str]) -> str:
+        """One line for a person."""
+        parts = [f"{self.explained} explained"]
+        parts += [f"{self.before} done before"] if self.before else []
+        parts += [f"{self.errors} bad"] if self.errors else []
+        parts += [f"{self.flagged} with warnings"] if self.flagged else []
+        rate = f", {self.explained / self.seconds:.1f}/s" if self.explained and self.seconds > 0 else ""
+        return f"{self.pictures} pictures: {', '.join(parts)}{rate} -> {folder}"
 
 
 def audit(
@@ -92,6 +104,7 @@ def audit(
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
     restart: bool = False,
+    retry: bool = True,
     progress: Callable[[int, int, int], None] = lambda done, total, errors: None,
 ) -> Summary:
     """Explain every picture and keep a record of each in `folder`; docs/audit-a-folder.md says what it holds.
@@ -99,7 +112,8 @@ def audit(
     A picture is done when its record is on disk. Begun again with the same settings, after an end of any kind, a run
     does what is missing, tries bad pictures again, and ends with the folder that one run would have left. target: of
     items that ask for none. workers: threads that decode and write, default one per processor. max_pixels: of one
-    picture. progress: called with pictures done, all of them, and errors.
+    picture. restart: delete what an earlier run recorded and begin anew. retry: try bad pictures again. progress:
+    called with pictures done, all of them, and errors.
 
     Decoding, the model, and drawing and writing overlap; 3 batches are in memory however many pictures there are.
 
@@ -111,24 +125,27 @@ def audit(
     if target is not None:
         explainer._questions([target], explainer._whole)
         items = [i if i.target is not None else replace(i, target=target) for i in items]
-    header = run_header(explainer, asdict(output) | {"target": target, "batch": batch, "max_pixels": max_pixels})
+    header = run_header(explainer, asdict(output) | {"target": target})
     with OutputFolder(folder, header, restart=restart) as out:
-        todo = [i for i in items if not out.is_done(i)]
+        states = [out.state(i) for i in items]
+        todo = [i for i, state in zip(items, states, strict=True) if state is None or (state == "error" and retry)]
         stages = _Stages(explainer, output, out, max_pixels)
-        before, errors, flagged, first = len(items) - len(todo), 0, 0, []
+        first: list[tuple[str, str]] = []
+        before, flagged = len(items) - len(todo), 0
+        left = errors = 0 if retry else states.count("error")
         for done, record in enumerate(
             pipelined(todo, stages.prepare, stages.run, stages.finish, batch_size=batch, workers=workers), before + 1
         ):
             out.add(record)
             if record["status"] == "error":
                 errors += 1
-                first += [(record["name"], record["error"]["message"])] if errors <= 5 else []
+                first += [(record["name"], record["error"]["message"])] if len(first) < 5 else []
             else:
                 flagged += bool(record["warnings"])
             progress(done, len(items), errors)
         out.sort(i.name for i in items)
     seconds = time.monotonic() - begun
-    return Summary(len(items), len(todo) - errors, before, errors, flagged, seconds, tuple(first))
+    return Summary(len(items), len(todo) - errors + left, before, errors, flagged, seconds, tuple(first))
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ CORNERS = ("x0", "y0", "x1", "y1")
 class Sources:
     """Collects pictures in the order they are asked for; `items` as they will be explained.
 
-    left_out: files in folders that do not end as pictures do. unused: columns of a manifest that mean nothing here.
+    left_out: files in folders that do not end as pictures do. unused: fields of a manifest that mean nothing here.
     """
 
     def __init__(self) -> None:
@@ -34,6 +34,17 @@ class Sources:
         self.left_out: list[str] = []
         self.unused: tuple[str, ...] = ()
         self._taken: set[str] = set()
+
+    @property
+    def notes(self) -> list[str]:
+        """What was not used, in words."""
+        found = []
+        if self.left_out:
+            shown = ", ".join(self.left_out[:3]) + (", ..." if len(self.left_out) > 3 else "")
+            found.append(f"{len(self.left_out)} files do not end as pictures do and are left out: {shown}")
+        if self.unused:
+            found.append(f"fields of the manifest that mean nothing here: {', '.join(self.unused[:10])}")
+        return found
 
     def add(self, path: str, relative: str | None = None, **asked: Any) -> None:
         """A picture. relative: what it is named after; default the path."""
