@@ -26,7 +26,17 @@ from onnxcam.methods.head import HeadRunner
 from onnxcam.methods.loop import Loop, Progress
 from onnxcam.methods.projection import cancelled, combined
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
-from onnxcam.presets import Preset, beside, fitting, labels_beside, preset, read_labels, ultralytics, ultralytics_labels
+from onnxcam.presets import (
+    Preset,
+    beside,
+    fitting,
+    inside,
+    labels_beside,
+    preset,
+    read_labels,
+    ultralytics,
+    ultralytics_labels,
+)
 from onnxcam.runtime import Session
 from onnxcam.saliency import check_options, saliency_maps
 from onnxcam.targets import Question, Scene, TargetSpec
@@ -697,6 +707,8 @@ _IMAGENET_RANGE = (-2.118, 2.64)
 def _defaults(image: ImageInput, size: Size, channels: str) -> tuple[Preprocess, str]:
     if np.dtype(image.dtype).kind == "f":
         base = imagenet_defaults(size, channels if image.channels in (1, 3) else "rgb", image.layout, image.dtype)
+        if image.inside is not None:
+            return replace(base, mean=(0.0,), std=(1.0,), scale=image.inside), inside(image)
         return base, "ImageNet's defaults"
     if image.quantization is not None:
         scale, zero = image.quantization

@@ -73,8 +73,8 @@ class Preset:
     def preprocess(self, image: ImageInput, size: Size) -> tuple[Preprocess, str]:
         """The settings for a model's input and, in words, where they come from.
 
-        A `size` (H, W) other than the preset's keeps the share of the picture that is seen. An integer input without
-        quantisation belongs to a model that normalises inside: it gets the resized pixels as they are.
+        A `size` (H, W) other than the preset's keeps the share of the picture that is seen. A model that normalises
+        inside, as one with an integer input without quantisation does, gets the resized pixels as it expects them.
         """
         stated, source = dict(self.settings), self.source
         if self.size not in (None, size) and stated.get("resize") is not None:
@@ -87,6 +87,9 @@ class Preset:
             plain = imagenet_defaults(size, dtype=image.dtype)
             stated |= {"mean": plain.mean, "std": plain.std, "scale": plain.scale}
             source += f"; `{image.name}` is {image.dtype}, so the model normalises inside: pixels as they are"
+        elif not self.own and image.inside is not None:
+            stated |= {"mean": (0.0,), "std": (1.0,), "scale": image.inside}
+            source += f"; {inside(image)}"
         try:
             return Preprocess.from_json({k: list(v) if isinstance(v, tuple) else v for k, v in stated.items()}), source
         except UsageError as error:
@@ -94,6 +97,12 @@ class Preset:
 
     def _key(self, name: str) -> str:
         return f"{self.source}: {self.keys.get(name, name)}"
+
+
+def inside(image: ImageInput) -> str:
+    """That the graph normalises a float picture itself, and which pixels it expects."""
+    expected = "0..255" if image.inside == 1 else "in 0..1"
+    return f"the model starts by normalising `{image.name}` itself: pixels {expected}, not normalised before"
 
 
 _OWN = "correct the file, or write the settings into a JSON of your own: docs/preprocessing.md lists the fields"

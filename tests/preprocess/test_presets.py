@@ -294,6 +294,76 @@ def test_a_model_that_normalises_inside_gets_the_pixels_as_they_are(tmp_path):
     assert settings(Picture(np.full((8, 8, 3), 255, np.uint8), "", None))[0].max() == 5  # (1 - 0.5) / 0.5 / 0.5 + 3
 
 
+MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+BY_CHANNEL = (1, 3, 1, 1)
+# What a graph starts with -> the factor on pixels 0..255 that it expects.
+STARTS = {
+    "pixels to 0..1, then ImageNet's mean and deviation": ("h = Div(x, d) i = Sub(h, m) n = Div(i, s)", 1,
+        {"d": np.float32(255), "m": MEAN.reshape(BY_CHANNEL), "s": STD.reshape(BY_CHANNEL)}),
+    "the same in one step": ("h = Mul(x, a) n = Add(h, b)", 1,
+        {"a": (1 / 255 / STD).reshape(BY_CHANNEL), "b": (-MEAN / STD).reshape(BY_CHANNEL)}),
+    "mean and deviation of what is 0..1": ("h = Sub(x, m) n = Div(h, s)", 1 / 255,
+        {"m": MEAN.reshape(BY_CHANNEL), "s": STD.reshape(BY_CHANNEL)}),
+    "Keras's Rescaling to -1..1": ("h = Mul(x, a) n = Sub(h, one)", 1,
+        {"a": np.float32(1 / 127.5), "one": np.float32(1)}),
+    "Keras's Rescaling to 0..1": ("n = Mul(x, a)", 1, {"a": np.float32(1 / 255)}),
+    "Caffe's mean": ("n = Sub(x, m)", 1, {"m": np.float32([104, 117, 123]).reshape(BY_CHANNEL)}),
+    "0..1 to -1..1, moved and cast": ("c = Cast<to=1>(x) t = Transpose<perm=[0,2,3,1]>(c) h = Mul(t, two) "
+        "i = Sub(h, one) n = Transpose<perm=[0,3,1,2]>(i)", 1 / 255, {"two": np.float32(2), "one": np.float32(1)}),
+    "0..1 to 0..255": ("n = Mul(x, a)", 1 / 255, {"a": np.float32(255)}),
+}  # fmt: skip
+OTHER_STARTS = {
+    "nothing": ("n = Relu(x)", {}),
+    "from ImageNet's normalisation to another": ("h = Mul(x, a) n = Add(h, b)",
+        {"a": (STD / 0.5).reshape(BY_CHANNEL), "b": ((MEAN - 0.5) / 0.5).reshape(BY_CHANNEL)}),
+    "from -1..1 to 0..1": ("h = Mul(x, a) n = Add(h, a)", {"a": np.float32(0.5)}),
+    "a small factor": ("n = Mul(x, a)", {"a": np.float32(2)}),
+    "a factor per column": ("n = Mul(x, a)", {"a": np.full((1, 1, 1, 8), 1 / 255, np.float32)}),
+    "one of two readers": ("n = Mul(x, a) k = Relu(x)", {"a": np.float32(1 / 255)}),
+    "upside down": ("n = Div(a, x)", {"a": np.float32(1 / 255)}),
+}  # fmt: skip
+
+
+def starting(body, arrays, dtype="float"):
+    model = parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 18]> m ({dtype}[N,3,8,8] x) => (float[N,3] z)
+        {{ {body} r = LeakyRelu(n) p = GlobalAveragePool(r) z = Flatten(p) }}""")
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in arrays.items())
+    return model
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_graph_that_starts_by_normalising_gets_the_pixels_it_expects(name):
+    body, scale, arrays = STARTS[name]
+    found = explainer(starting(body, arrays))
+    assert (found.preprocess.mean, found.preprocess.std, found.preprocess.scale) == ((0,), (1,), scale)
+    expected = "0..255" if scale == 1 else "in 0..1"
+    note = f"preprocessing: the model starts by normalising `x` itself: pixels {expected}, not normalised before"
+    assert note in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("name", OTHER_STARTS)
+def test_other_arithmetic_at_the_start_of_a_graph_is_no_normalisation(name):
+    assert explainer(starting(*OTHER_STARTS[name])).preprocess.mean == (0.485, 0.456, 0.406)
+
+
+def test_a_preset_is_not_applied_twice_where_the_graph_normalises(tmp_path):
+    """The tensor behind the graph's own normalisation is that of a model without it, given the same file."""
+    config = write(
+        tmp_path / "preprocessor_config.json",
+        hugging_face(image_mean=list(map(float, MEAN)), image_std=list(map(float, STD))),
+    )
+    body, _, arrays = STARTS["pixels to 0..1, then ImageNet's mean and deviation"]
+    inside, plain = (explainer(starting(b, a), preprocess=config) for b, a in ((body, arrays), ("n = Identity(x)", {})))
+    assert inside.preprocess.fit == "squash" and inside.preprocess.mean != plain.preprocess.mean
+    rgb = np.random.default_rng(0).integers(0, 256, (11, 13, 3), np.uint8)
+    scores = [sorted(c.score for c in e(rgb).top) for e in (inside, plain)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+    assert np.ptp(scores[0]) > 0.1
+    own = write(tmp_path / "own.json", {"mean": [0.5], "std": [0.25]})
+    assert explainer(starting(body, arrays), preprocess=own).preprocess.mean == (0.5,)
+
+
 def test_yaml_needs_pyyaml_and_says_so(folder, monkeypatch):
     path = write(folder / "own.yaml", "fit: squash\nmean: [0.5]\n")
     with monkeypatch.context() as without:
