@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     try:
         try:
-            arguments = _parser().parse_args(argv)
+            arguments = _parsed(argv)
             command: Callable[[argparse.Namespace], int] = arguments.run
             return command(arguments)
         finally:
@@ -42,6 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; pictures may stand before and after options, which argparse alone does not take."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "images") or any(r.startswith("-") and r != "-" for r in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.images += rest
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
