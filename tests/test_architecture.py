@@ -173,6 +173,8 @@ def public(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
                 inherited = {name for base in node.bases for name in METHODS.get(getattr(base, "id", ""), ())}
                 for member in node.body:
                     if isinstance(member, ast.FunctionDef) and member.name not in inherited and member.name[0] != "_":
+                        if any(isinstance(d, ast.Name) and d.id == "overload" for d in member.decorator_list):
+                            continue
                         yield f"{node.name}.{member.name}", member
 
 

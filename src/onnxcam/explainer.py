@@ -4,27 +4,30 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from html import escape
 from importlib import metadata
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
 from onnxcam import _core
-from onnxcam.errors import ModelError, UsageError
+from onnxcam.errors import ModelError, PictureError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
-from onnxcam.explanation import Explanation
+from onnxcam.explanation import BadPicture, Explanation
 from onnxcam.graph.index import Graph
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods.head import HeadRunner
 from onnxcam.methods.loop import Loop, Progress
 from onnxcam.methods.projection import cancelled, combined
+from onnxcam.pipeline import Skipped, pipelined
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
 from onnxcam.presets import (
     Preset,
@@ -42,6 +45,8 @@ from onnxcam.saliency import check_options, saliency_maps
 from onnxcam.targets import Question, Scene, TargetSpec
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LABELS_KEY = "onnxcam.labels"
 PIXEL_CLIP = 99.0
@@ -199,6 +204,11 @@ class Explainer:
         """Number of classes C; 0 where the target is no class."""
         return self._explained.head.classes
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the provenance of every result says but the picture and the target, as plain JSON values."""
+        return dict(self._facts)
+
     def __call__(self, picture: PictureLike, target: TargetLike = None) -> Explanation:
         """Explain one picture: a path, a Pillow image, an array (H, W[, 1|3|4]), or anything that speaks DLPack.
 
@@ -211,6 +221,86 @@ class Explainer:
         tensor, view = self.preprocess(loaded)
         (explanation,) = self._explain(tensor, self._questions([target], view), [view], [loaded])
         return explanation
+
+    @overload
+    def stream(
+        self,
+        pictures: Iterable[PictureLike],
+        target: TargetLike | Iterable[TargetLike] = None,
+        *,
+        batch_size: int = 8,
+        workers: int | None = None,
+        raise_errors: bool = False,
+    ) -> Iterator[Explanation | BadPicture]: ...
+
+    @overload
+    def stream(
+        self,
+        pictures: Iterable[PictureLike],
+        target: TargetLike | Iterable[TargetLike] = None,
+        *,
+        batch_size: int = 8,
+        workers: int | None = None,
+        raise_errors: bool = False,
+        finish: Callable[[Explanation | BadPicture], T],
+    ) -> Iterator[T]: ...
+
+    def stream(
+        self,
+        pictures: Iterable[PictureLike],
+        target: TargetLike | Iterable[TargetLike] = None,
+        *,
+        batch_size: int = 8,
+        workers: int | None = None,
+        raise_errors: bool = False,
+        finish: Callable[[Explanation | BadPicture], Any] | None = None,
+    ) -> Iterator[Any]:
+        """Explain any number of pictures: a generator, in their order, in memory that does not grow with them.
+
+        Decoding, the model (`batch_size` pictures in one run) and `finish` overlap. Pictures are taken when there is
+        room for them, at most three batches at once, so they may come from an endless iterator.
+
+        target: one for all, or an iterable with one for each. workers: threads that decode and finish, default one per
+        processor. A picture that cannot be read is a BadPicture in its place, or raises PictureError with
+        raise_errors. finish: called on those threads with each result; what it returns is yielded in its place, such
+        as `lambda e: e.save(...)`. A run in a batch may differ from that of one picture in the last bits.
+
+        Raises: what a call does, when its turn comes; UsageError where there are fewer targets than pictures.
+        """
+        if batch_size < 1:
+            raise UsageError(f"batch size {batch_size}", "give 1 or more")
+        _check_channels(self.preprocess, self._explained.image)
+
+        def asked() -> Iterator[tuple[PictureLike, TargetLike]]:
+            one_for_all = target is None or isinstance(target, str | int | np.integer | TargetSpec)
+            each: Iterator[TargetLike] = repeat(target) if one_for_all else iter(target)  # type: ignore[arg-type]
+            for picture in pictures:
+                try:
+                    yield picture, next(each)
+                except StopIteration:
+                    raise UsageError(
+                        "there are fewer targets than pictures", "give one target, or one for each"
+                    ) from None
+
+        def prepare(item: tuple[PictureLike, TargetLike]) -> Any:
+            try:
+                picture = load_picture(item[0])
+                tensor, view = self.preprocess(picture)
+            except PictureError as error:
+                if raise_errors:
+                    raise
+                source = os.fspath(item[0]) if isinstance(item[0], str | os.PathLike) else "<array>"
+                return Skipped(BadPicture(source, error))
+            return tensor, self._questions([item[1]], view)[0], view, picture
+
+        def run(batch: list[Any]) -> list[Explanation]:
+            tensors, questions, views, loaded = zip(*batch, strict=True)
+            return self._explain(np.concatenate(tensors), questions, views, loaded)
+
+        def done(_: Any, result: Explanation | BadPicture) -> Any:
+            return result if finish is None else finish(result)
+
+        return pipelined(asked(), prepare, run, done, batch_size=batch_size, workers=workers)
 
     def explain_classes(self, picture: PictureLike, targets: int | Sequence[TargetLike]) -> list[Explanation]:
         """Explain several targets of one picture, in the order asked for.
@@ -608,6 +698,20 @@ class Explainer:
 
     def __repr__(self) -> str:
         return f"<Explainer {self._file.name}: {self.method} at {self.layer!r}, {self.classes} classes>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        names = ", ".join(self.labels[:3]) + (", ..." if len(self.labels) > 3 else "") if self.labels else "no labels"
+        height, width = self.preprocess.size
+        rows = {
+            "model": self._file.name,
+            "input": f"{height}x{width} {self.preprocess.channels}, {self._preprocess_source}",
+            "method": self.method,
+            "layer": self.layer,
+            "classes": f"{self.classes}: {names}",
+        }
+        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows.items())
+        return f"<table>{cells}</table>"
 
 
 def explain(model: ModelSource, picture: PictureLike, target: TargetLike = None, **options: Any) -> Explanation:

@@ -155,6 +155,7 @@ class Explanation:
 
     def _row(self) -> dict[str, Any]:
         source, model = (self.provenance.get(key) or {} for key in ("picture", "model"))
+        best = self.top[0] if self.top else None
         region = zip(("x0", "y0", "x1", "y1"), self.region, strict=True)
         return {
             "source": source.get("source"),
@@ -163,9 +164,9 @@ class Explanation:
             "label": self.label,
             "score": _finite(self.score),
             "probability": _finite(self.probability),
-            "predicted_index": self.top[0].index,
-            "predicted_label": self.top[0].label,
-            "predicted_score": _finite(self.top[0].score),
+            "predicted_index": best and best.index,
+            "predicted_label": best and best.label,
+            "predicted_score": best and _finite(best.score),
             "layer": self.layer,
             "method": self.method,
             "height": self.values.shape[0],

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -68,6 +69,16 @@ def test_without_a_picture_the_map_alone_is_shown(folder: Path) -> None:
     shown = decoded(explanation._repr_mimebundle_()["image/png"])
     assert shown.shape == (8, 8, 3)
     assert shown[2, 5].tolist() == [128, 0, 0] and shown[7, 0].tolist() == [0, 0, 128]  # jet's two ends
+
+
+def test_an_explainer_is_shown_in_a_few_escaped_lines(folder: Path) -> None:
+    explainer = Explainer("colours.onnx", threads=1)
+    page = Page(explainer._repr_html_())
+    assert set(page.elements) == {"table", "tr", "th", "td"}
+    rows = re.findall(r"<tr>.*?</tr>", explainer._repr_html_())
+    cells = {Page(row).elements.count("td") for row in rows}
+    assert cells == {1} and len(rows) == 5
+    assert "<b>red</b> & scarlet, green, blue" in page.text and "colours.onnx" in page.text
 
 
 def test_a_flat_record_holds_scalars_only_and_the_values_of_the_whole_one(folder: Path) -> None:
