@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from onnxcam.autodiff.engine import Primal
 from onnxcam.autodiff.registry import Cotangents, vjp
 from onnxcam.graph.build import Builder
@@ -76,8 +74,8 @@ def output_spatial(node: Primal) -> tuple[int, ...]:
 def conv(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dX: the adjoint ConvTranspose, or a Conv with the kernel flipped where that is as exact and faster.
 
-    dW correlates X with dY, dB sums dY. The flipped form (stride 1, constant weights, kernel above 1) swaps the
-    weights' channels per group and mirrors them in space when the model is rewritten.
+    dW correlates X with dY, dB sums dY. The flipped form (stride 1, constant weights) swaps the weights' channels per
+    group and mirrors them in space by nodes, which every runtime folds when it loads the model.
     """
     w = window(node, node.static(1, range(2, node.rank(1))), spatial(node), output_spatial(node))
     dx = dw = db = None
@@ -93,17 +91,26 @@ def conv(op: Builder, node: Primal, dy: str) -> Cotangents:
 
 def _flipped(op: Builder, node: Primal, dy: str, w: Window) -> str | None:
     pads = [r - b for r, b in zip(w.reach, w.begin, strict=True)], [r - e for r, e in zip(w.reach, w.end, strict=True)]
-    if max(w.strides) > 1 or max(w.kernel) == 1 or min(*pads[0], *pads[1]) < 0:
-        return None
     weights, group = node.constant(1), node.attrs["group"]
-    if weights is None:
+    if max(w.strides) > 1 or min(*pads[0], *pads[1]) < 0 or weights is None:
         return None
-    m, c = weights.shape[:2]
-    grouped = weights.reshape(group, m // group, c, *w.kernel).swapaxes(1, 2)
-    mirrored = np.flip(grouped.reshape(group * c, m // group, *w.kernel), tuple(range(2, weights.ndim)))
-    return str(
-        op.Conv(dy, op.floats(mirrored), group=group, dilations=[*w.dilations], pads=[*pads[0], *pads[1]])
-    )
+    mirrored = _mirrored(op, node.input(1), weights.shape, group)
+    return str(op.Conv(dy, mirrored, group=group, dilations=[*w.dilations], pads=[*pads[0], *pads[1]]))
+
+
+def _mirrored(op: Builder, weights: str, shape: tuple[int, ...], group: int) -> str:
+    """The weights (M, C/g, ...) with outputs and inputs exchanged per group, mirrored in space."""
+    m, c, *kernel = shape
+    axes = [*range(2, len(shape))]
+    if group == 1:
+        weights = op.Transpose(weights, perm=[1, 0, *axes])
+    elif (m, c) != (group, 1):
+        grouped = op.Reshape(weights, [group, m // group, c, *kernel])
+        exchanged = op.Transpose(grouped, perm=[0, 2, 1, *(1 + a for a in axes)])
+        weights = op.Reshape(exchanged, [group * c, m // group, *kernel])
+    if max(kernel) == 1:
+        return weights
+    return str(op.Slice(weights, [-1] * len(axes), [-(2**31)] * len(axes), axes, [-1] * len(axes)))
 
 
 @vjp("ConvTranspose")

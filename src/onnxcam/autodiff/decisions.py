@@ -117,7 +117,8 @@ def markdown(table: list[Decision]) -> str:
     counts = Counter(d.decision for d in table)
     summary = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
     rows = (f"| {f'{d.domain}::{d.op}' if d.domain else d.op} | {d.decision} | {d.reason} |" for d in table)
-    return f"""# What becomes of every operator's derivative
+    return (
+        f"""# What becomes of every operator's derivative
 
 Made by `onnxcam ops --markdown` with onnx {metadata.version("onnx")}: {len(table)} operators, {summary}.
 `expanded` differentiates the function body in the operator's schema; `non-differentiable` is a gradient of zero on
@@ -125,4 +126,7 @@ purpose; `refused` is the designed error, naming the operator and this reason.
 
 | operator | decision | why, or the rule |
 |---|---|---|
-""" + "\n".join(rows) + "\n"
+"""
+        + "\n".join(rows)
+        + "\n"
+    )

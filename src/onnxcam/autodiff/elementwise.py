@@ -77,8 +77,13 @@ def sub(op: Builder, node: Primal, dy: str) -> Cotangents:
 
 @vjp("Mul", broadcast=(ALL,))
 def mul(op: Builder, node: Primal, dy: str) -> Cotangents:
-    """da = dy * b, db = dy * a."""
+    """da = dy * b, db = dy * a. Of x * sigmoid(x), at once: dx = dy * (s + y * (1 - s))."""
     a, b = (number(op, node, x) for x in node.inputs)
+    for x, gate, s in ((0, 1, b), (1, 0, a)):
+        maker = node.graph.producer(node.node.inputs[gate])
+        if maker is not None and maker.kind == "Sigmoid" and maker.inputs[0] == node.node.inputs[x] and node.live(x):
+            dx = op.Mul(dy, op.Add(op.Mul(node.outputs[0], op.Sub(1.0, s)), s))
+            return (None, dx) if x else (dx, None)
     return (op.Mul(dy, b) if node.live(0) else None, op.Mul(dy, a) if node.live(1) else None)
 
 

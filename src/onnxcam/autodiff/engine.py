@@ -185,7 +185,11 @@ def differentiate(
     def total(value: str) -> str | None:
         parts = cotangents.get(value, [])
         if len(parts) > 1:
-            cotangents[value] = parts = [op.Sum(*parts)]
+            # What was spread is added as it was before, as long as another part has the whole shape.
+            spread = [part for part in parts if part in op.spread]
+            bare = [op.spread[part][0] for part in spread[len(spread) == len(parts) :]]
+            kept = [part for part in parts if part not in op.spread] or spread[:1]
+            cotangents[value] = parts = [op.Sum(*kept, *bare)]
         return parts[0] if parts else None
 
     for node, rule in zip(reversed(path), reversed(applied), strict=True):

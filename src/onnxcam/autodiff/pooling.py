@@ -119,5 +119,3 @@ def max_unpool(op: Builder, node: Primal, dy: str) -> Cotangents:
         raise node.unsupported("its output shape is given, which changes what its indices mean")
     picked = op.GatherElements(op.Reshape(dy, [-1]), op.Reshape(node.inputs[1], [-1]), axis=0)
     return (node.reshaped(picked),)
-
-
