@@ -15,7 +15,7 @@ from PIL import Image
 from onnxcam.audit.folder import OutputFolder
 from onnxcam.audit.records import Item, Record, explained_record, failed_record, run_header
 from onnxcam.errors import ModelError, OnnxCamError, PictureError, UsageError
-from onnxcam.explainer import Explainer
+from onnxcam.explainer import Explainer, _check_channels
 from onnxcam.explanation import Explanation
 from onnxcam.picture import MAX_PIXELS, Picture, load_picture
 from onnxcam.pipeline import Skipped, pipelined
@@ -120,8 +120,11 @@ def audit(
     Raises: OutputError, UsageError (settings, target), ModelError where the model fails on every picture of a batch.
     """
     begun, output = time.monotonic(), output or Output()
+    if batch < 1:
+        raise UsageError(f"a batch of {batch} pictures", "give 1 or more")
     if output.values == "png16" and explainer._normalize == "none":
         raise UsageError("16-bit grey holds [0, 1] only", "use `--values npy`, or another `--normalize`")
+    _check_channels(explainer.preprocess, explainer._explained.image)
     if target is not None:
         explainer._questions([target], explainer._whole)
         items = [i if i.target is not None else replace(i, target=target) for i in items]

@@ -177,7 +177,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
                 yield reader.line_num, {k: v for k, v in row.items() if v not in (None, "")}
     except csv.Error as error:
         raise UsageError(
-            f"{path}, line {reader.line_num}: {error}", "write it as CSV with commas and a header"
+            f"{path}, near line {reader.line_num}: {error}", "write it as CSV with commas and a header"
         ) from error
 
 
