@@ -125,6 +125,30 @@ def _parser() -> argparse.ArgumentParser:
     _runtime_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
+    report = commands.add_parser("report", help="make one HTML file of what `explain` wrote of many pictures")
+    report.add_argument("folders", metavar="FOLDER", nargs="+", help="of records; several: other methods, other layers")
+    report.add_argument("-o", "--output", metavar="PATH", type=Path, help="default ./FOLDER.html")
+    report.add_argument("--evaluation", metavar="FILE", help="what `onnxcam evaluate --json` printed")
+    report.add_argument("--title", metavar="TEXT", help="default the model's name")
+    report.add_argument("--side", metavar="PX", type=int, help="of the embedded pictures (default: by their number)")
+    report.add_argument("--embed", metavar="N", type=int, help="most pictures to embed (default 5000)")
+    report.add_argument("--json", action="store_true", help="print JSON")
+    report.set_defaults(run=_html_report)
+
+    compare = commands.add_parser("compare", help="lay methods, layers and classes side by side, or two models")
+    compare.add_argument("model", metavar="MODEL", help="an .onnx file")
+    compare.add_argument(
+        "inputs", metavar="[MODEL_B] PICTURE", nargs="+", help="a picture; of two models, pictures or one folder"
+    )
+    compare.add_argument(
+        "-o", "--output", metavar="PATH", type=Path, help="the sheet (default ./PICTURE.compare.cam.png)"
+    )
+    _compare_options(compare)
+    _picture_options(compare)
+    _drawing_options(compare)
+    _runtime_options(compare)
+    compare.set_defaults(run=_compare)
+
     ops = commands.add_parser("ops", help="say of every operator what becomes of its derivative")
     form = ops.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
@@ -734,6 +758,131 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         first, pictures = evaluation.metrics[0].name, evaluation.settings["pictures"]
         console.print_line(f"{pictures} pictures; mean [95 % interval, bootstrap over pictures]; best first by {first}")
     return BAD_PICTURES if evaluation.unreadable else 0
+
+
+def _html_report(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from onnxcam import _console as console
+    from onnxcam.report.gather import EMBEDDED
+    from onnxcam.report.page import write_report
+
+    target = arguments.output or Path(f"{Path(arguments.folders[0]).resolve().name}.html")
+    _check_writable(target, (".html", ".htm"))
+    with console.progress("reading") as progress:
+        written = write_report(
+            arguments.folders,
+            target,
+            evaluation=arguments.evaluation,
+            title=arguments.title,
+            side=arguments.side,
+            embed=EMBEDDED if arguments.embed is None else arguments.embed,
+            progress=progress,
+        )
+    for notice in written.notices:
+        console.print_note(notice)
+    if arguments.json:
+        console.print_json(asdict(written) | {"path": str(written.path)})
+    else:
+        console.print_line(f"{written.path}: {written.pictures:,} pictures, {written.bytes / 1e6:.1f} MB")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    if len(arguments.inputs) > 1 and arguments.inputs[0].lower().endswith(".onnx"):
+        return _compare_models(arguments, arguments.inputs[0], arguments.inputs[1:])
+    if len(arguments.inputs) > 1 or Path(arguments.inputs[0]).is_dir():
+        raise UsageError("one model is compared on one picture", "name one, or give a second .onnx file first")
+    given = {"--fail-below": arguments.fail_below, "--layer-b": arguments.layer_b, "--labels-b": arguments.labels_b,
+             "--preprocess-b": arguments.preprocess_b}  # fmt: skip
+    if useless := next((name for name, value in given.items() if value), None):
+        raise UsageError(f"{useless} is for two models", "give a second .onnx file before the picture")
+    return _compare_grid(arguments, arguments.inputs[0])
+
+
+def _compare_grid(arguments: argparse.Namespace, picture: str) -> int:
+    from onnxcam import _console as console
+    from onnxcam.comparison import grid
+    from onnxcam.output import write_atomically
+    from onnxcam.render import encoded
+
+    target = arguments.output or Path(f"{Path(picture).stem}.compare.cam.png")
+    _check_writable(target, _PICTURES)
+    drawing = _drawing(arguments, target)
+    options = _compared_options(arguments)
+    layers = options.pop("layer")
+    classes = arguments.top or arguments.targets or arguments.target or [None]
+    found = grid(arguments.model, picture, methods=arguments.methods, layers=layers or (), targets=classes, **options)
+    write_atomically(target, encoded(found.sheet(*drawing.values()), target.suffix))
+    for warning in dict.fromkeys(f"{e.name}, {e.method}: {w}" for row in found.rows for e in row for w in e.warnings):
+        console.print_warning(warning)
+    if arguments.json:
+        console.print_json({"output": str(target), "explanations": found.to_json()})
+        return 0
+    for note in found.notes:
+        console.print_note(note)
+    rows = [(row[0].name, row[0].strength, row[0].layer) for row in found.rows]
+    console.print_table(("class", "score", "layer"), rows)
+    console.print_line(f"{', '.join(found.methods)} -> {target}")
+    return 0
+
+
+def _compare_models(arguments: argparse.Namespace, model_b: str, pictures: Sequence[str]) -> int:
+    from onnxcam import _console as console
+    from onnxcam.comparison import compare
+    from onnxcam.errors import VerificationError
+    from onnxcam.output import write_atomically
+    from onnxcam.render import encoded
+
+    targets = arguments.targets or arguments.target or [None]
+    for name, count in (("--methods", len(arguments.methods)), ("--targets", arguments.top or len(targets))):
+        if count > 1:
+            raise UsageError(f"two models are compared in one method and for one class, not {count} {name}", "name one")
+    folder = len(pictures) == 1 and Path(pictures[0]).is_dir()
+    one = len(pictures) == 1 and not folder
+    target = arguments.output or (Path(f"{Path(pictures[0]).stem}.compare.cam.png") if one else None)
+    if target is not None:
+        _check_writable(target, _PICTURES)
+    drawing = _drawing(arguments, Path("sheet.png"))
+    options_b: dict[str, Any] = {"layer": arguments.layer_b, "labels": arguments.labels_b}
+    if arguments.preprocess_b is not None:
+        options_b["preprocess"] = {"preset": arguments.preprocess_b}
+    with console.progress("comparing") as progress:
+        found = compare(
+            arguments.model,
+            model_b,
+            pictures[0] if folder else list(pictures),
+            targets[0],
+            options_b={name: value for name, value in options_b.items() if value is not None},
+            progress=progress,
+            method=arguments.methods[0],
+            **_compared_options(arguments),
+        )
+    if target is not None:
+        write_atomically(target, encoded(found.sheet(arguments.worst, *drawing.values()), target.suffix))
+    limits = dict(arguments.fail_below)
+    failures = found.failures(limits)
+    for bad in found.unreadable:
+        console.print_warning(f"left out: {bad.error.message}")
+    if arguments.json:
+        gate = {"limits": limits, "failures": failures, "passed": not failures}
+        console.print_json({**found.to_json(), "gate": gate, "output": str(target) if target else None})
+    else:
+        for note in found.notes:
+            console.print_note(note)
+        columns, rows = found.table(arguments.worst)
+        console.print_table(columns, rows, right=columns[1:4])
+        console.print_line(found.text + (f" -> {target}" if target else ""))
+    if failures:
+        raise VerificationError(
+            f"the explanations moved: {'; '.join(failures)}", "look at the worst pictures: `-o worst.png` draws them"
+        )
+    return BAD_PICTURES if found.unreadable else 0
+
+
+def _compared_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    arguments.layer = arguments.layers
+    return {**_model_options(arguments), "score": arguments.score}
 
 
 def _ops(arguments: argparse.Namespace) -> int:
