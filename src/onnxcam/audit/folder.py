@@ -29,10 +29,21 @@ class OutputFolder:
 
     def __init__(self, folder: str | os.PathLike[str], header: Mapping[str, Any], *, restart: bool = False) -> None:
         self.path = Path(folder)
+        self._parents: set[Path] = set()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._home = self.path.resolve()
             self._lock = _locked(self.path)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        try:
+            self._open(header, restart)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _open(self, header: Mapping[str, Any], restart: bool) -> None:
+        try:
             shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
             (self.path / PARTIAL).mkdir()
             if restart:
@@ -43,7 +54,11 @@ class OutputFolder:
             self._file.truncate(self.index.end)
         except OSError as error:
             raise _unwritable(self.path, error) from error
-        self._parents: set[Path] = set()
+
+    def _unlock(self) -> None:
+        shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def _clear(self) -> None:
         if not (self.path / RUN).exists():
@@ -93,9 +108,9 @@ class OutputFolder:
         temporary = self.path / PARTIAL / str(threading.get_ident())
         try:
             if target.parent != self.path and target.parent not in self._parents:
-                target.parent.mkdir(parents=True, exist_ok=True)
                 if not target.parent.resolve().is_relative_to(self._home):
                     raise OutputError(f"{target.parent} leads out of {self.path}", "remove this link")
+                target.parent.mkdir(parents=True, exist_ok=True)
                 self._parents.add(target.parent)
             temporary.write_bytes(data)
             temporary.replace(target)
@@ -129,9 +144,7 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
+        self._unlock()
 
 
 def _locked(folder: Path) -> int | None:
