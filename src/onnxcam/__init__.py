@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxcam.comparison import Comparison, compare
     from onnxcam.errors import OnnxCamError
     from onnxcam.explained import rewrite
     from onnxcam.explainer import Explainer, explain
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "BadPicture": "explanation",
     "ClassScore": "explanation",
+    "Comparison": "comparison",
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Exported": "exported",
     "OnnxCamError": "errors",
     "Picture": "preprocess",
     "Preprocess": "preprocess",
+    "compare": "comparison",
     "evaluate": "metrics.evaluation",
     "explain": "explainer",
     "export": "exported",
@@ -31,12 +34,14 @@ _HOMES = {
 __all__ = [
     "BadPicture",
     "ClassScore",
+    "Comparison",
     "Explainer",
     "Explanation",
     "Exported",
     "OnnxCamError",
     "Picture",
     "Preprocess",
+    "compare",
     "evaluate",
     "explain",
     "export",

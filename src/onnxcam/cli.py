@@ -205,6 +205,30 @@ def _measure_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot", metavar="FILE", type=Path, help="draw the insertion and deletion curves (.png)")
 
 
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is laid side by side")
+    group.add_argument("--methods", metavar="A,B", type=_names, default=["gradcam"], help="default gradcam")
+    group.add_argument("--layers", metavar="A,B", type=_listed, help="values or nodes (default: the last map)")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--targets", metavar="A,B", type=_listed, help="labels or indices (default: the predicted class)"
+    )
+    which.add_argument("--target", metavar="CLASS", action="append", help="one that may hold commas; give several")
+    which.add_argument("--top", metavar="K", type=int, help="the K highest classes")
+    group.add_argument("--score", default="logit", choices=("logit", "probability", "log-probability", "rest", "finer"))
+    group.add_argument("--layer-layout", metavar="LAYOUT", help="nchw, nhwc or tokens[:PREFIX]")
+    group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
+    group = parser.add_argument_group("two models")
+    group.add_argument("--layer-b", metavar="NAME", help="in the second model, where it is called otherwise")
+    group.add_argument("--preprocess-b", metavar="FILE|NAME", help="of the second model, where it differs")
+    group.add_argument("--labels-b", metavar="FILE", help="of the second model, where they differ")
+    group.add_argument("--worst", metavar="N", type=int, default=5, help="pictures shown (default %(default)s)")
+    below = (
+        "leave with code 1 where the rank correlation is below R: `0.9` or `mean=0.9`, `least`, `q25`, `median`, `q75`"
+    )
+    group.add_argument("--fail-below", metavar="[WHAT=]R", action="append", default=[], type=_limit, help=below)
+
+
 def _export_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what the file takes and returns")
     which = group.add_mutually_exclusive_group()
@@ -302,6 +326,23 @@ def _numbers(text: str) -> list[float]:
 
 def _names(text: str) -> list[str]:
     return text.replace(",", " ").split()
+
+
+def _listed(text: str) -> list[str]:
+    """Names that may hold blanks."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _limit(text: str) -> tuple[str, float]:
+    what, _, number = text.rpartition("=")
+    known = ("mean", "least", "q25", "median", "q75")
+    try:
+        limit = float(number)
+    except ValueError:
+        limit = 2.0
+    if not -1 <= limit <= 1 or (what or "mean") not in known:
+        raise argparse.ArgumentTypeError(f"`{text}` is not R or WHAT=R, WHAT of {', '.join(known)}, R in [-1, 1]")
+    return what or "mean", limit
 
 
 def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
