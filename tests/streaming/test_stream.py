@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import square
 from PIL import Image
+from squares import square
 
 from onnxcam import BadPicture, Explainer, Explanation
 from onnxcam.errors import PictureError, UsageError
