@@ -832,6 +832,8 @@ def _html_report(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     if len(arguments.inputs) > 1 and arguments.inputs[0].lower().endswith(".onnx"):
         return _compare_models(arguments, arguments.inputs[0], arguments.inputs[1:])
+    if arguments.inputs[0].lower().endswith(".onnx"):
+        raise UsageError("two models and no picture", "name a picture, or a folder of pictures, after them")
     if len(arguments.inputs) > 1 or Path(arguments.inputs[0]).is_dir():
         raise UsageError("one model is compared on one picture", "name one, or give a second .onnx file first")
     given = {"--fail-below": arguments.fail_below, "--layer-b": arguments.layer_b, "--labels-b": arguments.labels_b,
