@@ -23,6 +23,7 @@ from onnxcam.explainer import Explainer, PreprocessLike
 from onnxcam.exported import METADATA_KEY, Exported, export
 from onnxcam.graph.head import classifier_head
 from onnxcam.graph.read import ModelFile, ModelSource, read
+from onnxcam.methods import METHODS
 from onnxcam.preprocess import Preprocess, load_picture
 from onnxcam.render import colormap as colormap_of
 from onnxcam.web.ort_files import ort_web_files
@@ -246,6 +247,7 @@ def _record(
             "quantization": None if floats else _quantization(complete, head.output),
         },
         "names": done["names"],
+        "per_class": METHODS[done["method"]].class_discriminative,
         "classes": head.classes,
         "labels": list(python.labels) if python.labels else None,
     }
