@@ -23,7 +23,7 @@ from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods import METHODS, Method, MethodContext, find_method, possible_methods
 from onnxcam.runtime import Session
-from onnxcam.targets import Target, TargetKind, TargetSpec, class_kind
+from onnxcam.targets import Target, TargetKind, TargetSpec, default_kind
 
 DEFAULT_SIZE = (224, 224)
 Size = tuple[int, int]
@@ -196,7 +196,7 @@ def plan(
     """Find target and layers, and refuse what cannot be. Arguments as for `rewrite`; options: of the method."""
     row = find_method(method)
     settings = row.chosen(options or {})
-    kind = class_kind(graph, output, score) if target is None else target.bind(graph, image)
+    kind = default_kind(graph, image, output, score) if target is None else target.bind(graph, image)
     names = [layer] if isinstance(layer, str) else list(layer or ())
     found = Layers(graph, image.name, image.layout, *kind.reads)
     picture = input_layer(graph, image)
@@ -204,14 +204,15 @@ def plan(
         _refuse_layers(row, [name for name in names if name != image.name], image.name)
         layers = [picture]
     else:
-        layers = [found.named(name, layer_layout, picture.grid) for name in names] or [found.automatic]
+        layers = [found.named(name, layer_layout, picture.grid) for name in names] or [
+            found.before_enlarging if kind.on_map else found.automatic
+        ]
     _check_possible(graph, kind.head, row, layers, picture, found)
     if row.gradients:
         for chosen in layers:
             found.refuse_vanishing(chosen)
-    return Plan(
-        graph, image, row, settings, kind, tuple(layers), picture, None if names or row.at_input else found.rule
-    )
+    rule = "the last map before one is enlarged" if kind.on_map else found.rule
+    return Plan(graph, image, row, settings, kind, tuple(layers), picture, None if names or row.at_input else rule)
 
 
 def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **wanted: Any) -> ExplainedModel:

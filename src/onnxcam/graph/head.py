@@ -54,6 +54,46 @@ def classifier_head(graph: Graph, output: str | None = None) -> Head:
     return heads[0]
 
 
+@dataclass(frozen=True)
+class DenseHead:
+    """Scores per class and place: the model's `output`, the `logits` (rank 4) behind it, the activation between them.
+
+    class_axis: of the logits, 1 or 3, where an ArgMax or a Softmax tells. decided: the output holds class numbers.
+    """
+
+    output: str
+    logits: str
+    activation: str | None
+    class_axis: int | None
+    decided: bool
+
+
+def dense_head(graph: Graph, output: str) -> DenseHead | None:
+    """The end of a segmenter at `output`, an ArgMax, a Softmax or Sigmoid and quantisers stepped over; None for others.
+
+    What is only moved is not stepped over, but for what lies between an output and its ArgMax or activation.
+    """
+    if len(graph.shape(output) or ()) not in (3, 4):
+        return None
+    value, logits, activation, axis, decided = output, output, None, None, False
+    while (node := graph.producer(value)) is not None and node.domain in _DOMAINS:
+        ends = _activation(node) if activation is None else None
+        argmax = node.op_type == "ArgMax" and not decided and activation is None
+        if not (ends or argmax or node.op_type in _PASSIVE):
+            break
+        value = node.inputs[0]
+        rank = len(graph.shape(value) or ())
+        if ends or argmax:
+            told = None if ends == "Sigmoid" else node.attrs["axis"] % rank if rank else None
+            axis = told if axis is None else axis
+        if ends or argmax or node.op_type == "QuantizeLinear" or graph.dtype(logits) not in _FLOATS:
+            logits = value
+        activation, decided = activation or ends, decided or argmax
+    if len(graph.shape(logits) or ()) != 4 or graph.dtype(logits) not in _FLOATS:
+        return None
+    return DenseHead(output, logits, activation, axis, decided)
+
+
 def before_activation(graph: Graph, output: str) -> str | None:
     """What goes into the Softmax, LogSoftmax or Sigmoid that `output` ends in, types unknown; None without one."""
     value = output
@@ -67,13 +107,19 @@ def before_activation(graph: Graph, output: str) -> str | None:
 
 
 def logit_values(graph: Graph) -> set[str]:
-    """The logits of every output that holds class scores, and what was only moved since they were made."""
+    """The logits of every output that holds class scores, and what was only moved or resized since they were made."""
     found: set[str] = set()
     for value in (head.logits for o in graph.outputs if (head := _head(graph, o)) is not None):
         found.add(value)
         while (node := graph.producer(value)) is not None and node.op_type in _PASSIVE:
             value = node.inputs[0]
             found.add(value)
+    for dense in (head for o in graph.outputs if (head := dense_head(graph, o)) is not None):
+        value = dense.logits
+        while (node := graph.producer(value)) is not None and node.op_type in (*_PASSIVE, "Resize"):
+            found.add(value)
+            value = node.inputs[0]
+        found.add(value)
     return found
 
 

@@ -9,6 +9,9 @@ from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.index import Graph, Node
 from onnxcam.graph.layout import MOVES, Layout, layouts, norm_before_mixing, stated_layout, vanishes
 
+_ENLARGING = ("Resize", "Upsample", "ConvTranspose", "DepthToSpace", "Reshape")
+_FINE = 16
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "FusedConv")
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 # A side of fewer cells says little about where; VGG's 7 and AlexNet's 6, which pytorch-grad-cam recommends, stay.
@@ -90,6 +93,45 @@ class Layers:
             coarse = min(last.grid) < _COARSE and pooled is not None and last.op_type in _POOLS
             return named.get(pooled.inputs[0], last) if coarse and pooled is not None else last
         return named.get(norm_before_mixing(self.graph, self.layouts) or "", last)
+
+    @cached_property
+    def before_enlarging(self) -> Layer:
+        """Of a score that is read off a map: the coarsest map that is enlarged, of those that were not enlarged before.
+
+        Maps whose cells are larger than 16 pixels are passed over: what a deep U-Net has at its bottom says little
+        about where. Where a map holds as many channels as the score, what the last weights before it are applied to.
+        The choice of Seg-Grad-CAM (the bottleneck) and of pytorch-grad-cam's tutorial (the end of the backbone).
+
+        Raises: UnsupportedError (exit code 4) where the model has no spatial map.
+        """
+        automatic, named = self.automatic, {layer.name: layer for layer in self.candidates}
+        score = self.layouts.get(self.score)
+        classes = (self.graph.shape(self.score) or ())[score.channel_axis] if score else None
+        enlarged: set[str] = set()
+        first: list[str] = []
+        for node in self._between:
+            if enlarged & set(node.reads):
+                enlarged.update(node.outputs)
+            elif self._enlarges(node):
+                enlarged.update(node.outputs)
+                first.append(node.inputs[0])
+        value, weighed = min(first, key=lambda v: self.layouts[v].cells, default=self.score), False
+        while (maker := self.graph.producer(value)) is not None:
+            layer = named.get(value)
+            if layer is not None and (layer.channels != classes or weighed):
+                return layer
+            weighed = weighed or maker.op_type in _WEIGHTED
+            value = maker.inputs[0]
+        return automatic
+
+    def _enlarges(self, node: Node) -> bool:
+        """Whether a map of cells of at most 16 pixels becomes a finer one."""
+        if not node.inputs or node.op_type not in _ENLARGING:
+            return False
+        before, after, picture = (self.layouts.get(v) for v in (node.inputs[0], node.outputs[0], self.image))
+        if before is None or after is None or not before.cells < after.cells:
+            return False
+        return picture is None or all(_FINE * d >= p for d, p in zip(before.grid, picture.grid, strict=True))
 
     @property
     def rule(self) -> str:

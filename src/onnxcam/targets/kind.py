@@ -25,7 +25,7 @@ class Target:
 
     y, cotangent: what is differentiated in its place, such that d score = sum(cotangent dy). index (N,) int64, classes
     and probabilities (N, C): of targets that are one of C classes. resolved: run-time inputs by role, and what they
-    were decided to be (-1, the predicted class, becomes its number). narrow: a copy of y with the gradient at the layers
+    were decided to be (-1, predicted, becomes a number). narrow: a copy of y with the gradient at the layers
     alone, see `of_one_token`.
     """
 
@@ -92,13 +92,14 @@ class TargetKind(ABC):
 
     head: what methods see of it; `logits` is the value read (the first), `classes` 0 where the target is no class.
     reads: every value of the model that the score is made of. inputs: what chooses at run time. notes: what was
-    decided for the user.
+    decided for the user. on_map: the score is read off a map, so that the layers to look at lie before its decoder.
     """
 
     head: Head
     reads: tuple[str, ...]
     inputs: tuple[TargetInput, ...] = ()
     notes: tuple[str, ...] = ()
+    on_map: bool = False
 
     @abstractmethod
     def build(self, op: Builder, names: Mapping[str, str]) -> Target:

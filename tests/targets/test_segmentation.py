@@ -1,0 +1,217 @@
+"""A class's score summed over a region of the picture, against closed forms on a segmenter of 1 x 1 convolutions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from onnxcam import Explainer
+from onnxcam.errors import UnsupportedError, UsageError
+from onnxcam.targets import Segmentation
+
+SHARED = Path(__file__).parents[3] / "shared"
+
+W = np.array([[1.0, 0.5, -1], [-2, 1, 0.25]])
+V = np.array([[0.5, 0.25], [1, -1], [-1, 2.0]])
+ENDS = {
+    "logits": ("y = Identity(l)", "float[N,3,8,12] y"),
+    "channels last": ("y = Transpose<perm=[0,2,3,1]>(l)", "float[N,8,12,3] y"),
+    "argmax": ("y = ArgMax<axis=1, keepdims=0>(l)", "int64[N,8,12] y"),
+    "argmax of channels last": ("t = Transpose<perm=[0,2,3,1]>(l) y = ArgMax<axis=3>(t)", "int64[N,8,12,1] y"),
+    "softmax": ("y = Softmax<axis=1>(l)", "float[N,3,8,12] y"),
+    "sigmoid": ("y = Sigmoid(l)", "float[N,3,8,12] y"),
+}
+
+
+def segmenter(end: str = "logits", batch: str = "N") -> onnx.ModelProto:
+    """x (N, 3, 8, 12) -> a (N, 2, 4, 6), means of 2 x 2 pixels, mixed and rectified -> l (N, 3, 8, 12) -> y."""
+    tail, output = ENDS[end]
+    model = parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 18]>
+        net (float[{batch},3,8,12] x) => ({output.replace("[N", f"[{batch}")})
+        <float[2,3,1,1] w = {{1, 0.5, -1, -2, 1, 0.25}}, float[3,2,1,1] v = {{0.5, 0.25, 1, -1, -1, 2}},
+         float[4] twice = {{1, 1, 2, 2}}>
+        {{
+            p = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x)
+            c = Conv(p, w)
+            a = Relu(c)
+            s = Conv(a, v)
+            l = Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">(s, , twice)
+            {tail}
+        }}""")
+    onnx.checker.check_model(model)
+    return model
+
+
+def activations(x: np.ndarray) -> np.ndarray:
+    """a (2, 4, 6) of one sample, in float64."""
+    cells = x.astype(np.float64).reshape(3, 4, 2, 6, 2).mean(axis=(2, 4))
+    return np.maximum(np.tensordot(W, cells, 1), 0)
+
+
+def logits(x: np.ndarray) -> np.ndarray:
+    """l (3, 8, 12)."""
+    return np.tensordot(V, activations(x), 1).repeat(2, axis=1).repeat(2, axis=2)
+
+
+def expected(x: np.ndarray, c: int, region: np.ndarray) -> tuple[float, np.ndarray]:
+    """The score and the map sum_k G_k A_k (4, 6): G is V[c] times the pixels of the region in each cell."""
+    pixels = region.reshape(4, 2, 6, 2).sum(axis=(1, 3))
+    return float((logits(x)[c] * region).sum()), np.tensordot(V[c], activations(x), 1) * pixels
+
+
+@pytest.fixture
+def x() -> np.ndarray:
+    return np.random.default_rng(8).standard_normal((2, 3, 8, 12)).astype(np.float32) * 2
+
+
+def explainer(end: str = "logits", target: Segmentation | None = None, method: str = "hirescam", **more) -> Explainer:
+    return Explainer(segmenter(end, more.pop("batch", "N")), method=method, target=target, layer="a", threads=1, **more)
+
+
+@pytest.mark.parametrize("batch", ["N", "1"])
+@pytest.mark.parametrize("end", ENDS)
+def test_the_class_is_summed_over_the_pixels_for_which_it_is_predicted(x: np.ndarray, end: str, batch: str) -> None:
+    found = explainer(end, batch=batch).explain_tensor(x, [2, 1])
+    for sample, c, one in zip(x, (2, 1), found, strict=True):
+        l = logits(sample)  # noqa: E741
+        region = l[c] > 0 if end == "sigmoid" else l.argmax(0) == c
+        score, raw = expected(sample, c, region)
+        assert one.class_index == c
+        assert one.score == pytest.approx(score, rel=1e-5)
+        np.testing.assert_allclose(one.raw, raw, rtol=1e-4, atol=1e-5)
+        shares = (l > 0).mean((1, 2)) if end == "sigmoid" else np.bincount(l.argmax(0).ravel(), minlength=3) / 96
+        np.testing.assert_allclose(one.scores, shares, rtol=1e-6)
+
+
+@pytest.mark.parametrize("end", ["logits", "channels last", "argmax"])
+def test_a_mask_or_a_box_takes_the_place_of_the_prediction(x: np.ndarray, end: str) -> None:
+    mask = np.random.default_rng(9).random((8, 12)) < 0.3
+    box = np.zeros((8, 12), bool)
+    box[2:7, 3:4] = True
+    asked = [Segmentation(1, mask=mask), Segmentation(1, box=(3, 2, 4, 7))]
+    for sample, region, one in zip(x, (mask, box), explainer(end).explain_tensor(x, asked), strict=True):
+        score, raw = expected(sample, 1, region)
+        assert one.score == pytest.approx(score, rel=1e-5)
+        np.testing.assert_allclose(one.raw, raw, rtol=1e-4, atol=1e-5)
+
+
+def test_several_masks_and_classes_of_one_picture_are_what_they_are_one_by_one(x: np.ndarray) -> None:
+    masks = np.random.default_rng(9).random((3, 8, 12)) < 0.3
+    asked = [Segmentation(c, mask=m) for c, m in zip((2, 0, 1), masks, strict=True)]
+    together = explainer(method="gradcam").explain_targets(x[:1], asked)
+    for target, one in zip(asked, together, strict=True):
+        (alone,) = explainer(method="gradcam").explain_tensor(x[:1], target)
+        np.testing.assert_allclose(one.raw, alone.raw, rtol=1e-5, atol=1e-6)
+        assert (one.score, one.class_index) == (pytest.approx(alone.score), alone.class_index)
+
+
+def test_the_class_on_most_pixels_is_predicted_but_the_background_only_where_there_is_no_other(x: np.ndarray) -> None:
+    winners = logits(x[0]).argmax(0)
+    counts = np.bincount(winners.ravel(), minlength=3)
+    assert counts.tolist() == [12, 36, 48]
+    assert explainer().explain_tensor(x[:1])[0].class_index == 2
+    assert explainer(target=Segmentation(background=2)).explain_tensor(x[:1])[0].class_index == 1
+    assert explainer(target=Segmentation(background=None)).explain_tensor(x[:1])[0].class_index == 2
+    only = np.tile(np.array([1, -5, -5], np.float32).reshape(1, 3, 1, 1), (1, 1, 8, 12))
+    assert set(logits(only[0]).argmax(0).ravel()) == {1}
+    assert explainer(target=Segmentation(background=1)).explain_tensor(only)[0].class_index == 1
+
+
+def test_methods_that_change_activations_keep_the_region_of_the_untouched_picture(x: np.ndarray) -> None:
+    """Ablation-CAM: alpha_k = (y - y_k) / y over the same pixels, whatever would be predicted without channel k."""
+    one = explainer(method="ablationcam").explain_tensor(x[:1], 2)[0]
+    region, a = logits(x[0]).argmax(0) == 2, activations(x[0])
+    y, parts = expected(x[0], 2, region)[0], (a * V[2].reshape(2, 1, 1)).repeat(2, 1).repeat(2, 2)
+    alpha = np.array([(part * region).sum() for part in parts]) / y
+    np.testing.assert_allclose(one.raw, np.tensordot(alpha, a, 1), rtol=1e-4)
+
+
+def test_a_mask_of_the_picture_lies_where_the_picture_lies_in_a_letterbox() -> None:
+    """A picture of 24 x 12 pixels stands in the middle of 8 x 12: columns 4 to 8 of the input, a third of its size."""
+    picture = np.random.default_rng(3).integers(0, 256, (24, 12, 3)).astype(np.uint8)
+    mask = np.zeros((24, 12), bool)
+    mask[6:12, 3:9] = True
+    letterboxed = explainer(preprocess={"fit": "letterbox"})
+    tensor, view = letterboxed.preprocess(letterboxed_picture(picture))
+    assert view.to_tensor([0, 0, 12, 24]).tolist() == [4, 0, 8, 8]
+    inside = np.zeros((8, 12), bool)
+    inside[2:4, 5:7] = True
+    score, raw = expected(tensor[0], 1, inside)
+    for target in (Segmentation(1, mask=mask), Segmentation(1, box=(3, 6, 9, 12))):
+        one = letterboxed(picture, target)
+        assert one.score == pytest.approx(score, rel=1e-4, abs=1e-4)
+        np.testing.assert_allclose(one.raw, raw, rtol=1e-3, atol=1e-4)
+
+
+def letterboxed_picture(picture: np.ndarray):
+    from onnxcam import load_picture
+
+    return load_picture(picture)
+
+
+def test_the_layer_is_the_last_one_before_the_classes_are_enlarged() -> None:
+    made = Explainer(segmenter(), threads=1)
+    assert made.layer == "a"
+    assert "`y` taken for a segmentation of 3 classes in 8x12" in made.notes
+    assert "class 0 taken for the background" in made.notes
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Segmentation(1, mask=np.ones((12, 8))), "a mask of 12x8 for a picture of 8x12"),
+        (Segmentation(1, mask=-np.ones((8, 12))), "negative weights"),
+        (Segmentation(1, box=(0, 0, 13, 8)), r"\[0, 0, 13, 8\] is no part of a picture of 8x12"),
+        (Segmentation(1, box=(3, 3, 3, 8)), "is no part of a picture"),
+        (Segmentation(1, box=(0, 0, 1, 1), mask=np.ones((8, 12))), "a mask and a box"),
+        (Segmentation(1, mask=np.zeros((8, 12))), "covers nothing"),
+        (Segmentation(3), "class 3 does not exist: the model has 3 classes"),
+    ],
+)
+def test_a_region_that_does_not_fit_the_picture_is_said(x: np.ndarray, asked: Segmentation, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        explainer().explain_tensor(x, asked)
+
+
+def test_a_model_without_a_map_of_scores_is_no_segmenter() -> None:
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        net (float[N,3,8,8] x) => (float[N,3] y) { p = GlobalAveragePool(x) y = Flatten(p) }""")
+    with pytest.raises(UnsupportedError, match=r"no output holds a score per class and pixel: `y` \['N', 3\]"):
+        Explainer(model, target=Segmentation())
+
+
+# Pictures that the network names right, and the class in it that is looked for.
+PICTURES = {
+    "coral_bird.bmp": "bird",
+    "coral_cat.bmp": "cat",
+    "coral_dog_test_0.bmp": "dog",
+    "coral_bird_segmentation.bmp": "bird",
+    "skimage_motorcycle_left.png": "motorbike",
+}
+VOC = {"bird": 3, "cat": 8, "dog": 12, "motorbike": 14}
+MODELS = {
+    "deeplabv3_mnv2_dm05_fp32_logits_nchw": {"scale": 1 / 127.5, "mean": (1, 1, 1), "std": (1, 1, 1), "fit": "squash"},
+    "deeplabv3_mnv2_dm05_qdq_argmax_nhwc": {"fit": "squash"},
+    "espnetv2_s1_voc256": {"fit": "squash"},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_predicted_class_of_a_trained_segmenter_lights_its_object(name: str) -> None:
+    """Energy inside the box: 0.74 on average for the two DeepLabs, 0.88 for ESPNet; its share of the picture: 0.57."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip("needs ../shared/models")
+    made = Explainer(SHARED / "models" / f"{name}.onnx", preprocess=MODELS[name], threads=2)
+    boxes = json.loads((SHARED / "images" / "boxes.json").read_text("utf-8"))
+    energies = []
+    for file, label in PICTURES.items():
+        one = made(SHARED / "images" / file)
+        assert one.class_index == VOC[label], file
+        x0, y0, x1, y1 = boxes[file]["objects"][0]["box_xyxy"]
+        energies.append(one.values[y0:y1, x0:x1].sum() / one.values.sum())
+    assert np.mean(energies) > 0.7
