@@ -49,7 +49,7 @@ LAYERS = [
     ["explanation", "check", "presets"],
     ["explainer"],
     ["demo", "metrics", "audit", "exported", "comparison"],
-    ["report", "web"],
+    ["report", "web", "detection"],
     ["cli", "_console"],
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

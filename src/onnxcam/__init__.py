@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxcam.comparison import Comparison, compare
+    from onnxcam.detection import Detector
     from onnxcam.errors import OnnxCamError
     from onnxcam.explained import rewrite
     from onnxcam.explainer import Explainer, explain
@@ -17,6 +18,7 @@ _HOMES = {
     "BadPicture": "explanation",
     "ClassScore": "explanation",
     "Comparison": "comparison",
+    "Detector": "detection",
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Exported": "exported",
@@ -35,6 +37,7 @@ __all__ = [
     "BadPicture",
     "ClassScore",
     "Comparison",
+    "Detector",
     "Explainer",
     "Explanation",
     "Exported",

@@ -112,7 +112,7 @@ def preset(given: str | os.PathLike[str], fixed: Size | None = None) -> Preset:
     """What a file, the files of a folder, or a name says; `fixed` is the (H, W) of a model that takes no other.
 
     A file is a preprocessor_config.json, a config.json, a timm configuration or one with fields of `Preprocess`, as
-    JSON or YAML. Names are `imagenet` and `torchvision:MODEL[.WEIGHTS]`.
+    JSON or YAML. Names are `imagenet`, `torchvision:MODEL[.WEIGHTS]` and `detector:KIND`.
 
     Raises: UsageError naming the file, the key, what was found and what was expected.
     """
@@ -121,6 +121,8 @@ def preset(given: str | os.PathLike[str], fixed: Size | None = None) -> Preset:
         return Preset(IMAGENET, {})
     if name.startswith("torchvision:"):
         return _torchvision(name.removeprefix("torchvision:"))
+    if name.startswith("detector:"):
+        return _detector(name)
     path = Path(name)
     if path.is_dir():
         found = _in_folder(path, fixed)
@@ -687,3 +689,36 @@ def _torchvision(name: str) -> Preset:
         if close
         else "such as `torchvision:resnet50` or `torchvision:resnet50.IMAGENET1K_V1`",
     )
+
+
+_PICTURE = {"fit": "letterbox", "scale": 1 / 255, "mean": (0.0,), "std": (1.0,), "channels": "rgb"}
+_IMAGENET_MOMENTS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_DETECTORS: dict[str, dict[str, Any]] = {
+    "yolov5": _PICTURE,
+    "yolov8": _PICTURE,
+    "yolov10": _PICTURE,
+    "nms": _PICTURE,
+    "yolox": {**_PICTURE, "scale": 1.0, "channels": "bgr"},
+    "yunet": {**_PICTURE, "scale": 1.0, "channels": "bgr", "fit": "squash"},
+    "nanodet": {
+        **_PICTURE,
+        "fit": "squash",
+        "channels": "bgr",
+        "scale": 1.0,
+        "mean": (103.53, 116.28, 123.675),
+        "std": (57.375, 57.12, 58.395),
+    },
+    "ultraface": {**_PICTURE, "fit": "squash", "scale": 1.0, "mean": (127.0,), "std": (128.0,)},
+    "ssd": {**_PICTURE, **_IMAGENET_MOMENTS, "fit": "squash"},
+    "retinanet": {**_PICTURE, **_IMAGENET_MOMENTS, "fit": "squash"},
+    "detr": {**_PICTURE, **_IMAGENET_MOMENTS, "fit": "squash"},
+}
+
+
+def _detector(name: str) -> Preset:
+    """What the reference implementation of a kind of detector feeds it."""
+    settings = _DETECTORS.get(name.removeprefix("detector:"))
+    if settings is None:
+        names = ", ".join(f"`detector:{kind}`" for kind in _DETECTORS)
+        raise UsageError(f"preprocessing `{name}`: no such kind of detector", f"use one of {names}")
+    return Preset(name, settings)

@@ -1,12 +1,12 @@
 """Colours: colormaps as (256, 3) tables, and the blend of a saliency map onto a picture."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from onnxcam import _core
 from onnxcam.errors import UsageError
@@ -96,3 +96,52 @@ def encoded(image: Image.Image, suffix: str, compress_level: int = 6) -> bytes:
     options: dict[str, int] = {"JPEG": {"quality": 92}, "PNG": {"compress_level": compress_level}}.get(kind, {})
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+# Colours that a heat map of none of the colormaps hides, told apart also with colour-blind eyes (Okabe and Ito, 2008).
+_FRAMES = ("#ffffff", "#f0e442", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#0072b2")
+
+
+def draw_boxes(image: Image.Image, boxes: Sequence[tuple[tuple[float, float, float, float], str, int]]) -> Image.Image:
+    """The picture with boxes drawn: edges x0, y0, x1, y1 in pixels, the text of the label, and a number that chooses
+    the colour. Lines have a dark rim, and labels a filled ground above the box, or inside it at the picture's top."""
+    drawn = image.convert("RGB")
+    draw = ImageDraw.Draw(drawn)
+    short = min(drawn.size)
+    line, size = max(1, round(short / 250)), max(10, round(short / 30))
+    font = ImageFont.load_default(size)
+    for edges, _, number in boxes:
+        x0, y0, x1, y1 = _pixels(edges, drawn.size)
+        draw.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline="black", width=3 * line)
+        draw.rectangle((x0, y0, x1, y1), outline=_FRAMES[number % len(_FRAMES)], width=line)
+    taken: list[tuple[int, int, int, int]] = []
+    for edges, text, number in boxes:
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        width, height = round(right - left) + 2 * line + 4, round(bottom - top) + 2 * line + 4
+        x, y = _free(_pixels(edges, drawn.size), width, height, drawn.size, taken)
+        taken.append((x, y, x + width, y + height))
+        colour = _FRAMES[number % len(_FRAMES)]
+        draw.rectangle(taken[-1], fill=colour, outline="black")
+        ink = "black" if sum(int(colour[i : i + 2], 16) * w for i, w in ((1, 3), (3, 6), (5, 1))) > 1275 else "white"
+        draw.text((x + line + 2 - left, y + line + 2 - top), text, fill=ink, font=font)
+    return drawn
+
+
+def _pixels(edges: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Edges as whole pixels inside the picture."""
+    x0, y0, x1, y1 = edges
+    w, h = size
+    left, top = (min(max(round(v), 0), end - 1) for v, end in ((x0, w), (y0, h)))
+    return left, top, max(min(round(x1), w - 1), left), max(min(round(y1), h - 1), top)
+
+
+def _free(
+    box: tuple[int, int, int, int], width: int, height: int, size: tuple[int, int], taken: Sequence[tuple[int, ...]]
+) -> tuple[int, int]:
+    """Where a label goes: above its box, or from its upper edge downwards, at the first place that no label has."""
+    x = min(box[0], max(size[0] - width, 0))
+    first = box[1] - height if box[1] >= height else box[1]
+    for y in range(first, size[1] - height, height):
+        if not any(x < t[2] and t[0] < x + width and y < t[3] and t[1] < y + height for t in taken):
+            return x, y
+    return x, max(min(first, size[1] - height), 0)

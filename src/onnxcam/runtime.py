@@ -116,6 +116,8 @@ class Session:
                 f"ONNX Runtime could not start `{names[0]}` and would have run on `{active[0]}` instead",
                 "check the driver and libraries that this provider needs, or choose another with `--provider`",
             )
+        self._quiet = ort.RunOptions()
+        self._quiet.log_severity_level = 4  # what fails is raised, and may be a trial
         self.providers: tuple[str, ...] = tuple(active)
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
@@ -124,7 +126,7 @@ class Session:
         """Outputs by name. Raises: ModelError where ONNX Runtime refuses the run."""
         names = list(outputs or self.outputs)
         try:
-            values = self._session.run(names, dict(feeds))
+            values = self._session.run(names, dict(feeds), self._quiet)
         except Exception as error:  # onnxruntime raises its own, unrelated classes
             shapes = ", ".join(f"`{k}` {np.asarray(v).dtype} {np.asarray(v).shape}" for k, v in feeds.items())
             raise ModelError(

@@ -11,8 +11,6 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxcam.errors import ModelError, UsageError
 
-ModelSource = str | os.PathLike[str] | bytes | ModelProto
-
 # Two gibibytes is protobuf's own limit for one message; larger models keep their weights in external files.
 MAX_BYTES = 2**31 - 1
 
@@ -57,11 +55,16 @@ class ModelFile:
     sha256: str
 
 
+ModelSource = str | os.PathLike[str] | bytes | ModelProto | ModelFile
+
+
 def read(source: ModelSource) -> ModelFile:
-    """Parse a model; external data stay on disk.
+    """Parse a model; external data stay on disk. What is read already stays as it is.
 
     Raises: ModelError (exit code 3) where the file is missing, empty, truncated or something else than ONNX.
     """
+    if isinstance(source, ModelFile):
+        return source
     if isinstance(source, ModelProto):
         _check_external(source, None, None, "<ModelProto>")
         data = source.SerializeToString(deterministic=True)

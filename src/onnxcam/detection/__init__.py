@@ -1,0 +1,6 @@
+"""Detectors: which outputs hold the boxes, what they mean, and why each box was found."""
+
+from onnxcam.detection.detector import BOX_SCORES, Box, BoxExplanation, Detector, looks_like_detector
+from onnxcam.detection.recognise import KINDS
+
+__all__ = ["BOX_SCORES", "KINDS", "Box", "BoxExplanation", "Detector", "looks_like_detector"]
