@@ -14,18 +14,20 @@ from onnxcam.web.ort_files import VERSION, ort_web_files
 
 
 @pytest.fixture(scope="session")
-def ort_web(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the pinned files: that of ONNXCAM_ORT_WEB, else from npm's cache, without the network."""
+def ort_web(request: pytest.FixtureRequest) -> Path:
+    """The folder ONNXCAM_ORT_WEB, else pytest's cache, filled from npm's without the network; checksums compared."""
+    kept = request.config.cache.mkdir("onnxruntime-web")
+    given = os.environ.get("ONNXCAM_ORT_WEB") or (kept if any(kept.iterdir()) else None)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("npm_config_offline", "true")
-            _, files = ort_web_files(os.environ.get("ONNXCAM_ORT_WEB"), lambda text: None)
+            _, files = ort_web_files(given, lambda text: None)
     except OnnxCamError as error:
-        pytest.skip(f"ONNXCAM_ORT_WEB names no folder with onnxruntime-web, and `npm cache` holds none: {error.message}")
-    folder = tmp_path_factory.mktemp("ort")
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return folder
+        pytest.skip(f"no onnxruntime-web in ONNXCAM_ORT_WEB or npm's cache: {error.message}")
+    if given is None:
+        for name, data in files.items():
+            (kept / name).write_bytes(data)
+    return Path(given or kept)
 
 
 @pytest.fixture(scope="session")

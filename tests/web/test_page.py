@@ -145,7 +145,9 @@ def test_everything_is_done_by_keyboard(page: Browser, picture: Path) -> None:
 
     page.press("Tab", shift=True)
     first = page.evaluate("onnxcam.last.classIndex")
-    ranked = page.evaluate("[...onnxcam.last.scores.keys()].sort((a, b) => onnxcam.last.scores[b] - onnxcam.last.scores[a])")
+    ranked = page.evaluate(
+        "[...onnxcam.last.scores.keys()].sort((a, b) => onnxcam.last.scores[b] - onnxcam.last.scores[a])"
+    )
     for key, rank in (("ArrowDown", 1), ("ArrowDown", 2), ("ArrowUp", 1), ("End", len(ranked) - 1), ("Home", 0)):
         page.press(key)
         page.wait(f"onnxcam.last.classIndex === {ranked[rank]}")
@@ -269,7 +271,9 @@ def test_a_very_tall_picture_may_differ_by_one_level_where_pillow_takes_its_axes
 def test_external_weights_and_a_method_without_classes(
     chromium: Browser, picture: Path, ort_web: Path, tmp_path: Path, served: Callable[[Path], str]
 ) -> None:
-    onnx.save(onnx.load(DEMO), tmp_path / "big.onnx", save_as_external_data=True, location="my weights.bin", size_threshold=0)
+    onnx.save(
+        onnx.load(DEMO), tmp_path / "big.onnx", save_as_external_data=True, location="my weights.bin", size_threshold=0
+    )
     options: dict[str, Any] = {"method": "fem", "threads": 1}
     site = write_site(tmp_path / "big.onnx", tmp_path / "site", ort_web=ort_web, **options)
     assert "model/my weights.bin" in site.files

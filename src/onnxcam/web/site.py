@@ -105,20 +105,24 @@ def write_site(
     }  # fmt: skip
     python = Explainer(model, **options)
     name = "model.onnx" if "model.onnx" not in weights else "model.cam.onnx"
-    version, runtime = ort_web_files(ort_web, say)
     new = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     try:
         (new / "model").mkdir(parents=True)
         exported = export(
             model, new / "model" / name, class_input="required", with_class=True, verify=verify, **options
         )
+        version, runtime = ort_web_files(ort_web, say)
         (new / "ort").mkdir()
         for part, data in runtime.items():
             (new / "ort" / part).write_bytes(data)
         (new / "index.html").write_text(page(), "utf-8")
         complete = onnx.load(new / "model" / name, load_external_data=False)
         record = _record(complete, file, python, output, input_layout)
-        record["model"] |= {"file": f"model/{name}", "weights": weights, "bytes": sum(p.stat().st_size for p in _files(new / "model"))}
+        record["model"] |= {
+            "file": f"model/{name}",
+            "weights": weights,
+            "bytes": sum(p.stat().st_size for p in _files(new / "model")),
+        }
         record["drawing"] = {"colormap": _text(colors.tobytes()), "opacity": opacity}
         files = tuple(sorted([*(p.relative_to(new).as_posix() for p in _files(new)), RECORD]))
         (new / RECORD).write_text(json.dumps({**record, "files": files}, indent=1), "utf-8")
@@ -137,8 +141,8 @@ def page() -> str:
     html = resources.files("onnxcam.web").joinpath("page.html").read_text("utf-8")
     script, style = (_hash(html, tag) for tag in ('script type="module"', "style"))
     policy = (
-        f"default-src 'none'; script-src 'self' '{script}' 'wasm-unsafe-eval'; style-src '{style}'; connect-src 'self'; "
-        "worker-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src 'self' '{script}' 'wasm-unsafe-eval'; style-src '{style}'; "
+        "connect-src 'self'; worker-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
     )
     return html.replace("$POLICY", policy)
 
