@@ -562,6 +562,7 @@ def _web(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             console.print_note(f"a page needs a server: `--serve`, or `python -m http.server -d {target}`")
         return 0
+    sys.stdout.flush()
     with server:
         console.print_note(f"http://{HOST}:{server.server_port}/ shows it; ctrl-C ends")
         with suppress(KeyboardInterrupt):
