@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -322,7 +323,7 @@ class Comparison:
         if not values:
             return dict.fromkeys(STATISTICS, math.nan)
         least, q25, median, q75 = (float(v) for v in np.percentile(values, (0, 25, 50, 75)))
-        return {"mean": float(np.mean(values)), "least": least, "q25": q25, "median": median, "q75": q75}
+        return {"mean": fmean(values), "least": least, "q25": q25, "median": median, "q75": q75}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -355,7 +356,7 @@ class Comparison:
     def failures(self, limits: Mapping[str, float]) -> list[str]:
         """What is below its limit, in words: statistics by name, and any picture that could not be compared."""
         found = self.statistics
-        lines = [f"{name} {found[name]:.3f} is below {low}" for name, low in limits.items() if found[name] < low]
+        lines = [f"{name} {found[name]:.4f} is below {low:g}" for name, low in limits.items() if found[name] < low]
         if limits and (bad := self.incomparable):
             lines.append(f"{len(bad)} cannot be compared (`{bad[0].name}`: {bad[0].problem})")
         return lines
