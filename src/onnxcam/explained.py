@@ -243,6 +243,7 @@ def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **w
     values: dict[str, str] = {}
     exposed: dict[str, str] = {}
 
+    refuse_another_shape(context.graph, target)
     def expose(role: str, value: str, dtype: int, shape: list[Dim]) -> str:
         name = exposed[value] = free_name(f"onnxcam_{role}", taken)
         taken.add(name)
@@ -358,8 +359,18 @@ def _check_possible(
 def input_layer(graph: Graph, image: ImageInput) -> Layer:
     """The picture input seen as a layer: its channels, and its height and width as the grid."""
     shape = graph.shape(image.name) or ()
-    height, width = (d if isinstance(d, int) else 1 for d in (shape[2:] if image.layout == "nchw" else shape[1:3]))
-    return Layer(image.name, "Input", image.name, image.channels, Layout(image.layout, (height, width)), 0)
+    sides = [d if isinstance(d, int) else 1 for d in (shape[2:] if image.layout == "nchw" else shape[1:-1])]
+    return Layer(image.name, "Input", image.name, image.channels, layout_of(image.layout, sides), 0)
+
+
+def refuse_another_shape(graph: Graph, target: Target) -> None:
+    """Raises: UsageError where the score is not one number per sample, as a function of one's own may be."""
+    shape = graph.shape(target.score)
+    if shape is not None and len(shape) != 1:
+        raise UsageError(
+            f"the target has the shape {list(shape)}, not one number per sample (N,)",
+            "sum over the other axes: `op.ReduceSum(value, [1], keepdims=0)`",
+        )
 
 
 def free_name(name: str, taken: Container[str]) -> str:

@@ -62,7 +62,7 @@ class Explainer:
     model: path, bytes or ModelProto. method: a name that `onnxcam methods` lists; method_options: its own options.
     layer: a value or node name, default the last spatial map; several are fused by `fuse`: `mean`, `product` or `max`.
     layer_layout: `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell how a named layer lies. score:
-    `logit`, `probability`, `log-probability`, `rest` or `finer`. output: which output holds the class scores. target:
+    `logit`, `counterfactual`, `probability`, `log-probability`, `rest` or `finer`. output: which output holds the class scores. target:
     what is explained where it is not a class, see `onnxcam.targets`; calls ask it, or another of its kind.
     normalize: `minmax`, `max` or `none`. eigen_smooth: the first principal component of alpha A in place of its sum;
     sign: `fixed`, or `raw` as the solver gives it. aug_smooth: the mean of the maps of six inputs, as they are and
@@ -487,7 +487,7 @@ class Explainer:
                 values=values[i],
                 raws=tuple(raw[i] for raw in raws),
                 class_index=(index := classes[i]),
-                label=questions[i].label or self._label(index),
+                label=self._named_target(questions[i], resolved, i) or self._label(index),
                 score=float(results[e.score][i]),
                 probability=float(probabilities[i, index]) if probabilities is not None else None,
                 layer=self.layer,
@@ -680,6 +680,12 @@ class Explainer:
             "output": e.head.output,
             "logits": e.head.logits,
             **({"target_kind": dict(record)} if (record := e.kind.record()) else {}),
+    def _named_target(
+        self, question: Question, resolved: Mapping[str, npt.NDArray[Any]], sample: int
+    ) -> str | None:
+        decided = {role: rows[sample] for role, rows in resolved.items()}
+        return self._explained.kind.label(question, decided, self.labels)
+
             "preprocess": self.preprocess.to_json(),
             "preprocess_source": self._preprocess_source,
             "providers": list(self._session.providers),

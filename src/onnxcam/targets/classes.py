@@ -71,8 +71,14 @@ def _finer(s: Scores) -> str:
     return str(op.Div(weighted, op.Add(op.ReduceSum(p, [1], keepdims=0), 1e-9)))
 
 
+def _counterfactual(s: Scores) -> str:
+    """-z_c: what speaks against the class (Selvaraju et al., Grad-CAM, section 3.3)."""
+    return str(s.op.Neg(_logit(s)))
+
+
 SCORES: dict[str, Callable[[Scores], str]] = {
     "logit": _logit,
+    "counterfactual": _counterfactual,
     "probability": _probability,
     "log-probability": _log_probability,
     "rest": _rest,
@@ -83,9 +89,9 @@ SCORES: dict[str, Callable[[Scores], str]] = {
 def class_kind(graph: Graph, output: str | None = None, score: str = "logit") -> "ClassKind":
     """The score of one class of a classifier.
 
-    score: `logit`, `probability`, `log-probability`, `rest` or `finer` (see SCORES). Probabilities are those of the
-    model's own Softmax or Sigmoid where it ends in one; else a Softmax over the logits (a Sigmoid for a single one)
-    is appended.
+    score: `logit`, `counterfactual`, `probability`, `log-probability`, `rest` or `finer` (see SCORES). Probabilities are
+    those of the model's own Softmax or Sigmoid where it ends in one; else a Softmax over the logits (a Sigmoid for a
+    single one) is appended.
 
     Raises: UsageError for another score or output, or where `finer` lacks the three other classes that it compares
     with; UnsupportedError where no output holds one score per class.
@@ -100,7 +106,7 @@ def class_kind(graph: Graph, output: str | None = None, score: str = "logit") ->
         head=head,
         reads=(head.logits,),
         inputs=(TargetInput(CLASS_INDEX, TensorProto.INT64, ("classes_asked",)),),
-        notes=(stepped,) if head.activation and score == "logit" else (),
+        notes=(stepped,) if head.activation and score in ("logit", "counterfactual") else (),
         score=score,
     )
 

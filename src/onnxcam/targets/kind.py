@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ValueInfoProto
 
+from onnxcam.autodiff.engine import INTEGERS
+from onnxcam.autodiff.quantized import quantization
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.head import Head, output_listing
@@ -112,6 +114,11 @@ class TargetKind(ABC):
         Raises: UsageError where it is nothing that this kind can be asked.
         """
 
+    def label(self, question: Question, decided: Mapping[str, Array], labels: tuple[str, ...] | None) -> str | None:
+        """The target in words, None for the label of its class. decided: per role of what is asked, as the model took
+        it, of this sample."""
+        return question.label
+
     def probe(self, count: int) -> dict[str, Array]:
         """Some valid questions (count, ...), by role: for trying the graph without a user."""
         return {
@@ -138,6 +145,11 @@ def output_value(graph: Graph, name: str) -> str:
     if name not in graph:
         raise UsageError(f"the model has no output `{name}`", f"its outputs: {output_listing(graph)}")
     return name
+
+
+def float_outputs(graph: Graph) -> list[str]:
+    """The outputs that hold floats, or integers with a scale."""
+    return [o for o in graph.outputs if graph.dtype(o) not in INTEGERS or quantization(graph, o) is not None]
 
 
 def sample_shape(graph: Graph, image: ImageInput, value: str) -> tuple[bool, tuple[int, ...]]:

@@ -202,7 +202,7 @@ def _mask(given: Any, view: View, size: tuple[int, int]) -> npt.NDArray[np.float
         array = load_picture(given).rgb.max(axis=2) > 0
     else:
         array = np.load(given) if isinstance(given, str | os.PathLike) else np.asarray(given)
-    weights = array.astype(np.float32) if array.dtype.kind == "f" else (array != 0).astype(np.float32)
+    weights = np.asarray(array if array.dtype.kind == "f" else array != 0, np.float32)
     if weights.shape not in (view.picture_size, size):
         (height, width), (h, w) = view.picture_size, size
         raise UsageError(
@@ -224,7 +224,7 @@ def _box(box: tuple[float, float, float, float], view: View) -> npt.NDArray[np.f
     # Shares of pixels at the edges: a box may be given in fractions of them.
     x, y = np.arange(width), np.arange(height)
     inside = [np.clip(np.minimum(p + 1, b) - np.maximum(p, a), 0, 1) for p, a, b in ((y, y0, y1), (x, x0, x1))]
-    return np.outer(*inside).astype(np.float32)
+    return np.asarray(np.outer(*inside), np.float32)
 
 
 def _on_map(mask: npt.NDArray[np.float32], view: View, size: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -238,4 +238,4 @@ def _on_map(mask: npt.NDArray[np.float32], view: View, size: tuple[int, int]) ->
         places.append(np.floor((points - offset) / scale).astype(int).clip(-1, pixels))
     padded = np.pad(mask, 1)
     values = padded[np.ix_(places[0] + 1, places[1] + 1)]
-    return values.reshape(size[0], _POINTS, size[1], _POINTS).mean(axis=(1, 3))
+    return np.asarray(values.reshape(size[0], _POINTS, size[1], _POINTS).mean(axis=(1, 3)), np.float32)
