@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnxcam.check import CheckReport, LayerReport
     from onnxcam.explainer import Explainer
     from onnxcam.explanation import Explanation
+    from onnxcam.picture import Picture
 
 EPILOG = """exit codes: 0 ok, 1 verification failed or internal error, 2 usage or unknown name, 3 model, 4 unsupported
 operator or shape, 5 picture, 6 output, 7 finished with bad pictures, 130 interrupted"""
@@ -70,11 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("-o", "--output", metavar="PATH", help=kinds)
     explain.add_argument("--target", metavar="CLASS", help="label or index (default: the predicted class)")
     _method_options(explain)
+    _box_options(explain)
     _picture_options(explain)
     _drawing_options(explain, clip=True)
     _folder_options(explain)
     _runtime_options(explain)
-    explain.set_defaults(run=_explain)
+    explain.set_defaults(run=_explain, method=None)
 
     export = commands.add_parser("export", help="write one file that predicts and explains")
     export.add_argument("model", metavar="MODEL", help="an .onnx file")
@@ -183,6 +185,23 @@ def _method_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--score", default="logit", choices=("logit", "probability", "log-probability", "rest", "finer"))
     group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
     group.add_argument("--normalize", default="minmax", choices=("minmax", "max", "none"))
+
+
+def _box_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("detectors (--target keeps the boxes of a class; docs/explain-a-detector.md)")
+    group.add_argument("--detector", metavar="KIND", help="yolov5, yolov8, ssd, ...: where the outputs do not tell")
+    group.add_argument("--box", metavar="N", type=int, action="append", help="explain this box of the list alone")
+    group.add_argument("--per-box", action="store_true", help="write a file for each box")
+    group.add_argument("--inside", action="store_true", help="scale each map inside its box; 0 outside")
+    edges = ("class", "coordinates", "both", "left", "top", "right", "bottom")
+    group.add_argument("--box-score", choices=edges, help="what of a box is explained (default class)")
+    group.add_argument("--threshold", metavar="P", type=float, help="boxes that score less are left out (default 0.25)")
+    group.add_argument("--iou", metavar="P", type=float, help="overlap at which the better box stays (default 0.45)")
+    group.add_argument("--max-boxes", metavar="N", type=int, help="the best so many (default 100)")
+    group.add_argument("--anchors", metavar="FILE.npy", help="(A, 4) centre, width, height in pixels of the input")
+    group.add_argument(
+        "--best-anchors", metavar="RATIO", type=float, help="one map of this share of all anchors, in place of boxes"
+    )
 
 
 def _measure_options(parser: argparse.ArgumentParser) -> None:
@@ -396,6 +415,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     if arguments.max_pixels is not None and arguments.max_pixels < 1:
         raise UsageError(f"{arguments.max_pixels} pixels", "give 1 or more")
+    asked, arguments.method = arguments.method, arguments.method or "gradcam"
     if _is_folder_run(arguments):
         return _explain_many(arguments)
     (image,) = arguments.images
@@ -405,12 +425,80 @@ def _explain(arguments: argparse.Namespace) -> int:
     _check_writable(target)
     drawing = _drawing(arguments, target)
     picture = load_picture(image, max_pixels=arguments.max_pixels or MAX_PIXELS)
+    if _is_detection(arguments):
+        return _explain_boxes(arguments, picture, target, drawing, asked)
     loops = find_method(arguments.method).passes != "1"
     with console.progress(arguments.method) if loops else nullcontext(lambda done, total: None) as progress:
         explainer = _explainer(arguments, progress)
         explanation = explainer(picture, arguments.target)
     explanation.save(target, **drawing)
     _report(explainer, [(explanation, target)], arguments.json)
+    return 0
+
+
+_OF_BOXES = ("detector", "box", "box_score", "threshold", "iou", "max_boxes", "anchors", "best_anchors")
+
+
+def _is_detection(arguments: argparse.Namespace) -> bool:
+    from onnxcam.detection import looks_like_detector
+
+    asked = arguments.per_box or arguments.inside or any(getattr(arguments, name) is not None for name in _OF_BOXES)
+    return asked or looks_like_detector(arguments.model, arguments.size, arguments.input_layout)
+
+
+def _explain_boxes(
+    arguments: argparse.Namespace, picture: Picture, target: Path, drawing: dict[str, Any], method: str | None
+) -> int:
+    from onnxcam import _console as console
+    from onnxcam.detection import Detector
+    from onnxcam.detection.read import anchors_from, chosen_boxes
+
+    named = {name: v for name in _OF_BOXES[2:6] if (v := getattr(arguments, name)) is not None}
+    options = {k: v for k, v in _model_options(arguments).items() if k != "output"}
+    detector = Detector(
+        arguments.model,
+        kind=arguments.detector,
+        anchors=anchors_from(arguments.anchors) if arguments.anchors else None,
+        method=method or "layercam",
+        method_options=_options(arguments.option),
+        normalize=arguments.normalize,
+        fuse=arguments.fuse,
+        **named,
+        **options,
+    )
+    if not arguments.json:
+        for note in detector.notes:
+            console.print_note(note)
+    wanted = chosen_boxes(detector, picture, arguments.box, arguments.target)
+    if arguments.best_anchors is not None:
+        results = [detector.explain_anchors(picture, arguments.best_anchors)]
+    elif arguments.per_box:
+        results = detector.explain_boxes(picture, wanted, inside=arguments.inside)
+    else:
+        results = [detector(picture, wanted, inside=arguments.inside)]
+    stem, end = target.name.removesuffix(target.suffix).removesuffix(".cam"), target.suffix
+    end = f".cam{end}" if target.name.endswith(f".cam{end}") else end
+    paths = (
+        [target] if not arguments.per_box else [target.with_name(f"{stem}.box{e.boxes[0].index}{end}") for e in results]
+    )
+    for explanation, path in zip(results, paths, strict=True):
+        explanation.save(path, **drawing)
+        for warning in explanation.warnings:
+            console.print_warning(warning)
+    if arguments.json:
+        records = [{**e.record(), "output": str(path)} for e, path in zip(results, paths, strict=True)]
+        console.print_json(records if arguments.per_box else records[0])
+        return 0
+    console.print_table(
+        ("box", "class", "label", "score", "x0", "y0", "x1", "y1"),
+        [
+            (str(b.index), str(b.class_index), b.label or "", f"{b.score:.4f}", *(f"{edge:.0f}" for edge in b.xyxy))
+            for b in results[0].detected
+        ],
+        right=("box", "class", "score", "x0", "y0", "x1", "y1"),
+    )
+    for explanation, path in zip(results, paths, strict=True):
+        console.print_line(f"{explanation.name}: {explanation.method} at {explanation.layer} -> {path}")
     return 0
 
 

@@ -189,6 +189,11 @@ class Detector:
                 self.labels = ("face",)
         self.notes: tuple[str, ...] = (*notes, *self.explainer.notes)
 
+    @property
+    def classes(self) -> int:
+        """Number of classes C; 0 where the outputs do not tell."""
+        return self._layout.classes
+
     def detect(self, picture: PictureLike) -> tuple[Box, ...]:
         """The boxes found in a picture, best first.
 

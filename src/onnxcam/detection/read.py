@@ -1,0 +1,48 @@
+"""What a user says of boxes: which of them, and anchors in a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from onnxcam.detection.decode import Array
+from onnxcam.detection.detector import Detector
+from onnxcam.errors import UsageError
+from onnxcam.picture import Picture
+from onnxcam.targets import class_number
+
+
+def anchors_from(path: str) -> Array:
+    """(A, 4) float64 from a .npy file. Raises: UsageError where it is none, or holds something else."""
+    if not Path(path).is_file():
+        raise UsageError(f"anchors {path}: no such file", "give a .npy file")
+    try:
+        anchors = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UsageError(f"anchors {path}: not a .npy file", "write it with `numpy.save`") from error
+    if anchors.ndim != 2 or anchors.shape[1] != 4 or anchors.dtype.kind not in "fiu":
+        raise UsageError(
+            f"anchors {path}: {anchors.dtype} of shape {list(anchors.shape)}",
+            "give numbers of shape [A, 4]: centre x, centre y, width and height in pixels of the model's input",
+        )
+    return np.asarray(anchors, np.float64)
+
+
+def chosen_boxes(
+    detector: Detector, picture: Picture, indices: Sequence[int] | None, target: str | None
+) -> list[int] | None:
+    """Indices of the boxes asked for: those given, those of a class, or None for all.
+
+    Raises: UsageError for an unknown class, or one that no box is of.
+    """
+    if target is None:
+        return list(indices) if indices is not None else None
+    if indices is not None:
+        raise UsageError("a box and a class", "give `--box` or `--target`")
+    number = class_number(target, detector.labels, detector.classes)
+    boxes = detector.detect(picture)
+    wanted = [box.index for box in boxes if box.class_index == number]
+    if not wanted:
+        found = ", ".join(dict.fromkeys(box.name for box in boxes)) or "nothing"
+        raise UsageError(f"no box is of class `{target}`: found {found}", "choose one of these, or lower --threshold")
+    return wanted
