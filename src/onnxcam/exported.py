@@ -19,8 +19,8 @@ from PIL import Image
 
 from onnxcam.errors import ModelError, OutputError, UnsupportedError, UsageError, VerificationError
 from onnxcam.explained import Plan, Size, free_name, noise, open_graph, plan
-from onnxcam.explainer import ClassLike, Explainer
-from onnxcam.finish import finished, model_input, overlaid, raw_map
+from onnxcam.explainer import PIXEL_CLIP, ClassLike, Explainer
+from onnxcam.finish import Enlarged, clipped, finished, model_input, overlaid, raw_map
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.index import Dim, opset_of
 from onnxcam.graph.layers import Layer
@@ -389,16 +389,16 @@ def _assembled(
         made = model_input(op, names.picture, request.preprocess)
         front, op.nodes[:] = list(op.nodes), []
         _rename(front, made, image.name)
-    raws = []
+    raws, rank = [], 4 if request.many else 3
     for i, layer in enumerate(chosen.layers):
-        each = [raw_map(op, layer, *of_class[i], fixed=not dynamic) for of_class in maps]
+        each = [raw_map(op, layer, *of_class[i], fixed=not dynamic, rank=rank) for of_class in maps]
         raws.append((each[0] if len(each) == 1 else op.Concat(*each, axis=1), _grid(chosen, layer, bound)))
     size: Size | str = request.map_size or bound
     if dynamic and request.map_size is None and not chosen.method.at_input:
         first = 2 if image.layout == "nchw" else 1
         size = op.Shape(image.name, start=first, end=first + 2)
-    values = finished(op, raws, size, request.normalize, request.fuse)
-    heatmap = values if request.many else op.Squeeze(values, [1])
+    whole = finished(op, raws, size, request.normalize, request.fuse, rank)
+    heatmap = whole.values
     batch: Dim = image.batch or _batch_symbol(graph.model, image.name)
     of_classes: list[Dim] = [batch, len(targets)] if request.many else [batch]
     open_size: list[Dim] = [None, None]
@@ -411,7 +411,9 @@ def _assembled(
             outputs.append(tensor_info(name, dtype, list(shape)))
 
     if names.overlay and request.overlay:
-        drawn = overlaid(op, names.picture, heatmap, *request.overlay)
+        if raws[0][1] == bound:
+            whole = Enlarged(clipped(op, heatmap, bound, PIXEL_CLIP))
+        drawn = overlaid(op, names.picture, whole, bound, *request.overlay)
         expose(names.overlay, drawn, TensorProto.UINT8, [batch, *bound, 3])
         outputs.reverse()
     index = [target.index or "" for target in targets]
@@ -422,7 +424,6 @@ def _assembled(
         expose(names.heatmap_class, index[0], TensorProto.INT64, of_classes)
     raw, grid = raws[0]
     if names.heatmap_raw:
-        raw = op.Identity(raw) if request.many else op.Squeeze(raw, [1])
         expose(names.heatmap_raw, raw, TensorProto.FLOAT, [*of_classes, *(open_size if dynamic else grid)])
     expose(names.heatmap, heatmap, TensorProto.FLOAT, [*of_classes, *(open_size if isinstance(size, str) else size)])
     outputs.sort(key=lambda o: [names.heatmap, names.heatmap_class, names.heatmap_raw, names.overlay].index(o.name))

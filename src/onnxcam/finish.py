@@ -1,10 +1,12 @@
 """The finish as nodes: what `saliency` and `render` do on the host, for files that explain themselves.
 
-Same order, same constants; only operators that every runtime has. Sums over channels and enlargements are matrix
-products: as `ReduceSum` and `Resize` they take ONNX Runtime five times as long.
+The same maps within rounding; only operators that every runtime has. Sums over channels and enlargements are matrix
+products: as `ReduceSum` and `Resize` they take ONNX Runtime five times as long. A map is scaled on its own small grid,
+by the extremes that the enlarged one will have, so that the picture's size is gone through as rarely as can be.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +20,17 @@ from onnxcam.render import colormap
 Size = tuple[int, int]
 
 
-def raw_map(op: Builder, layer: Layer, activations: str, alpha: str, fixed: bool) -> str:
-    """(N, 1, h, w): alpha A summed over channels, signed. fixed: the grid is the same for all pictures."""
+def raw_map(op: Builder, layer: Layer, activations: str, alpha: str, fixed: bool, rank: int) -> str:
+    """(N, h, w), of rank 4 (N, 1, h, w): alpha A summed over channels, signed. fixed: one grid for all pictures."""
     alpha = _before_spreading(op, alpha)
     shape = op.graph.shape(alpha) or ()
-    if shape == (1, 1, 1, 1):
-        return activations  # a map that the method made itself
+    if shape == (1, 1, 1, 1):  # a map that the method made itself
+        return activations if rank == 4 else str(op.Squeeze(activations, [1]))
     if not fixed or len(shape) != 4 or shape[2:] != (1, 1) or layer.channels is None:
-        return str(op.ReduceSum(op.Mul(activations, alpha), [1], keepdims=1))
+        return str(op.ReduceSum(op.Mul(activations, alpha), [1], keepdims=rank - 3))
     cells = op.Reshape(activations, [0, layer.channels, -1])
-    return str(op.Reshape(op.MatMul(op.Reshape(alpha, [0, 1, -1]), cells), [0, 1, *layer.grid]))
+    summed = op.MatMul(op.Reshape(alpha, [0, 1, -1]), cells)
+    return str(op.Reshape(summed, [0, 1, *layer.grid] if rank == 4 else [0, *layer.grid]))
 
 
 def _before_spreading(op: Builder, alpha: str) -> str:
@@ -40,67 +43,129 @@ def _before_spreading(op: Builder, alpha: str) -> str:
     return alpha
 
 
-def finished(op: Builder, raws: Sequence[tuple[str, Size]], size: Size | str, normalize: str, fuse: str) -> str:
-    """The saliency maps (N, C, H, W) of C classes from each layer's raw maps (N, C, h, w) and their grid.
+@dataclass(frozen=True)
+class Enlarged:
+    """Maps (..., H, W) and, where they are a small map enlarged, that with its rows enlarged alone (..., H, w)."""
+
+    values: str
+    rows: str | None = None
+    columns: npt.NDArray[np.float32] | None = None
+    """(w, W), so that values = rows columns."""
+
+
+def finished(
+    op: Builder, raws: Sequence[tuple[str, Size]], size: Size | str, normalize: str, fuse: str, rank: int
+) -> Enlarged:
+    """The saliency maps (N, H, W), of rank 4 (N, C, H, W) of C classes, from each layer's raw maps and their grid.
 
     size: (H, W), or the name of a value that holds it where it is known at run time only.
     """
+    if len(raws) == 1:
+        return _saliency(op, *raws[0], size, normalize, rank)
+    if fuse != "mean":
+        first, *others = [_saliency(op, raw, grid, size, normalize, rank).values for raw, grid in raws]
+        for maps in others:
+            first = op.emit({"product": "Mul", "max": "Max"}[fuse], (first, maps), 1, {})[0]
+        return Enlarged(NORMALIZED[normalize](op, first, rank))
     seen = []
     for raw, grid in raws:
         positive = op.Relu(raw)
-        seen.append(resized(op, min_max(op, positive) if normalize == "minmax" else positive, grid, size))
-    if len(seen) == 1:
-        return NORMALIZED[normalize](op, seen[0])
-    if fuse == "mean":
-        fused = op.Mul(op.Sum(*seen), 1 / len(seen))
-    else:
-        fused = NORMALIZED[normalize](op, seen[0])
-        for maps in seen[1:]:
-            fused = op.emit({"product": "Mul", "max": "Max"}[fuse], (fused, NORMALIZED[normalize](op, maps)), 1, {})[0]
-    return NORMALIZED[normalize](op, fused)
+        small = min_max(op, positive, rank) if normalize == "minmax" else positive
+        seen.append(resized(op, small, grid, size, rank).values)
+    return Enlarged(NORMALIZED[normalize](op, op.Mul(op.Sum(*seen), 1 / len(seen)), rank))
 
 
-def min_max(op: Builder, maps: str) -> str:
-    """Each map (m - min m) / (1e-7 + max m - min m)."""
-    above = op.Sub(maps, op.ReduceMin(maps, [2, 3], keepdims=1))
-    return str(op.Mul(above, op.Reciprocal(op.Add(op.ReduceMax(above, [2, 3], keepdims=1), 1e-7))))
+def _saliency(op: Builder, raw: str, grid: Size, size: Size | str, normalize: str, rank: int) -> Enlarged:
+    """max(raw, 0), normalised, enlarged, normalised once more: of `minmax` the two at once.
+
+    (r - min) / (e + R) and then the same with U r of range d is (U r - min U r) / (d + e (e + R)) with e = 1e-7: the
+    denominator is d + 1e-14 within one rounding, since R is about d.
+    """
+    positive, axes = op.Relu(raw), [rank - 2, rank - 1]
+    if normalize == "none":
+        return resized(op, positive, grid, size, rank)
+    if isinstance(size, str):
+        small = min_max(op, positive, rank) if normalize == "minmax" else positive
+        return Enlarged(NORMALIZED[normalize](op, resized(op, small, grid, size, rank).values, rank))
+    if grid == size:
+        return Enlarged(
+            min_max(op, positive, rank, 1e-14) if normalize == "minmax" else _by_maximum(op, positive, rank)
+        )
+    if normalize == "max":
+        return resized(op, _by_maximum(op, positive, rank, _extremes(op, positive, grid, size)), grid, size, rank)
+    above = op.Sub(positive, op.ReduceMin(positive, axes, keepdims=1))
+    extremes = _extremes(op, above, grid, size)
+    low, high = op.ReduceMin(extremes, axes, keepdims=1), op.ReduceMax(extremes, axes, keepdims=1)
+    scaled = op.Div(op.Sub(above, low), op.Add(op.Sub(high, low), 1e-14))
+    found = resized(op, scaled, grid, size, rank)
+    return replace(found, values=op.Clip(found.values, 0.0, 1.0))
 
 
-def _by_maximum(op: Builder, maps: str) -> str:
-    """Each map divided by its maximum; one of zeros stays so."""
-    peak = op.ReduceMax(maps, [2, 3], keepdims=1)
+def _extremes(op: Builder, maps: str, grid: Size, size: Size) -> str:
+    """Those values of the enlarged maps among which their smallest and largest are."""
+    rows, columns = (interpolation(*axis)[corners(*axis)] for axis in zip(grid, size, strict=True))
+    return str(op.MatMul(op.MatMul(op.constant(rows), maps), op.constant(columns.T)))
+
+
+def min_max(op: Builder, maps: str, rank: int, epsilon: float = 1e-7) -> str:
+    """Each map (m - min m) / (epsilon + max m - min m)."""
+    axes = [rank - 2, rank - 1]
+    above = op.Sub(maps, op.ReduceMin(maps, axes, keepdims=1))
+    return str(op.Mul(above, op.Reciprocal(op.Add(op.ReduceMax(above, axes, keepdims=1), epsilon))))
+
+
+def _by_maximum(op: Builder, maps: str, rank: int, among: str | None = None) -> str:
+    """Each map divided by its maximum, or that of `among`; one of zeros stays so."""
+    peak = op.ReduceMax(among or maps, [rank - 2, rank - 1], keepdims=1)
     return str(op.Div(maps, op.Add(peak, op.Cast(op.Equal(peak, 0.0), to=op.dtype))))
 
 
-NORMALIZED: dict[str, Callable[[Builder, str], str]] = {
+NORMALIZED: dict[str, Callable[[Builder, str, int], str]] = {
     "minmax": min_max,
     "max": _by_maximum,
-    "none": lambda op, maps: maps,
+    "none": lambda op, maps, rank: maps,
 }
 
 
-def resized(op: Builder, maps: str, grid: Size, size: Size | str) -> str:
+def resized(op: Builder, maps: str, grid: Size, size: Size | str, rank: int) -> Enlarged:
     """Half-pixel bilinear, clamped at the edges, without antialiasing."""
     if isinstance(size, str):
-        sizes = op.Concat(op.Shape(maps, start=0, end=2), size, axis=0)
-        return str(op.Resize(maps, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel"))
+        whole = maps if rank == 4 else op.Unsqueeze(maps, [1])
+        sizes = op.Concat(op.Shape(whole, start=0, end=2), size, axis=0)
+        made = op.Resize(whole, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel")
+        return Enlarged(made if rank == 4 else op.Squeeze(made, [1]))
     if grid == size:
-        return maps
+        return Enlarged(maps)
+    weights = interpolation(grid[1], size[1])
     rows = op.constant(interpolation(grid[0], size[0]))
     square = (grid[0], size[0]) == (grid[1], size[1])
-    columns = op.Transpose(rows, perm=[1, 0]) if square else op.constant(interpolation(grid[1], size[1]).T)
-    return str(op.MatMul(op.MatMul(rows, maps), columns))
+    columns = op.Transpose(rows, perm=[1, 0]) if square else op.constant(weights.T)
+    tall = op.MatMul(rows, maps)
+    return Enlarged(op.MatMul(tall, columns), tall, weights.T)
 
 
 def interpolation(cells: int, pixels: int) -> npt.NDArray[np.float32]:
     """(pixels, cells): row i holds what each cell counts at pixel i, in a half-pixel linear resize."""
-    at = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
-    below = np.floor(at).astype(int)
+    at, below = _sources(cells, pixels)
     share = (at - below).astype(np.float32)
     weights = np.zeros((pixels, cells), np.float32)
     weights[np.arange(pixels), below] = 1 - share
     weights[np.arange(pixels), np.minimum(below + 1, cells - 1)] += share
     return weights
+
+
+def corners(cells: int, pixels: int) -> npt.NDArray[np.bool_]:
+    """(pixels,): where a line of pixels can have an extreme: between two cells it only rises or only falls."""
+    _, below = _sources(cells, pixels)
+    inside = np.zeros(pixels, bool)
+    inside[1:-1] = (below[:-2] == below[1:-1]) & (below[1:-1] == below[2:])
+    return ~inside
+
+
+def _sources(cells: int, pixels: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+    """Of every pixel its coordinate, in cells, and the cell below."""
+    at = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
+    return at, np.floor(at).astype(np.intp)
 
 
 def model_input(op: Builder, picture: str, settings: Preprocess) -> str:
@@ -143,10 +208,36 @@ def model_input(op: Builder, picture: str, settings: Preprocess) -> str:
     return str(op.Cast(values, to=number) if number != op.dtype else values)
 
 
-def overlaid(op: Builder, picture: str, values: str, colors: str, opacity: float) -> str:
-    """(N, H, W, 3) uint8: the picture with values (N, H, W) in [0, 1] blended over it, within 1 of `render.overlay`."""
+def clipped(op: Builder, maps: str, size: Size, percentile: float) -> str:
+    """Maps (N, H, W) in [0, 1] divided by their percentile and cut off at 1; as they are where that is 0."""
+    place = percentile / 100 * (size[0] * size[1] - 1)
+    count = size[0] * size[1] - int(place)
+    largest, _ = op.TopK(op.Reshape(maps, [0, -1]), [count], axis=1, outputs=2)
+    ends = op.Gather(largest, [count - 1, max(count - 2, 0)], axis=1)
+    share = place - int(place)
+    top = op.Unsqueeze(op.MatMul(ends, op.floats([[1 - share], [share]])), [2])
+    zero = op.Cast(op.Equal(top, 0.0), to=op.dtype)
+    return str(op.Min(op.Div(maps, op.Add(top, zero)), 1.0))
+
+
+def overlaid(op: Builder, picture: str, maps: Enlarged, size: Size, colors: str, opacity: float) -> str:
+    """(N, H, W, 3) uint8: the picture with maps (N, H, W) in [0, 1] blended over it, as `render.overlay` does.
+
+    Colours are looked up and within 1 of 255. Looking up is slow; those of `jet` are computed where the maps are
+    enlarged ones, not rounded to one of 256 before, and so within 2 opacity + 1.
+    """
+    strength, keep = 255 * opacity, 1 - opacity
+    if colors == "jet" and maps.rows is not None and maps.columns is not None:
+        # strength (1.5 - |4 v - peak|), cut off at 0 and strength, of three channels side by side.
+        peaks = np.tile([3.0, 2.0, 1.0], size[1])
+        weights = np.vstack([4 * strength * np.repeat(maps.columns, 3, axis=1), -strength * peaks])
+        distance = op.Abs(op.MatMul(op.Pad(maps.rows, [0, 0, 0, 0, 0, 1], 1.0), op.floats(weights)))
+        missing = op.Clip(distance, 0.5 * strength, 1.5 * strength)
+        rowwise = op.Cast(op.Reshape(picture, [0, size[0], -1]), to=op.dtype)
+        blend = op.Sub(op.Add(op.Mul(rowwise, keep), 1.5 * strength + 0.5), missing)
+        return str(op.Cast(op.Reshape(blend, [0, *size, 3]), to=TensorProto.UINT8))
     # By way of uint8, what is not a number becomes some colour, never an index out of range.
-    level = op.Cast(op.Cast(op.Add(op.Mul(values, 255.0), 0.5), to=TensorProto.UINT8), to=TensorProto.INT32)
+    level = op.Cast(op.Cast(op.Add(op.Mul(maps.values, 255.0), 0.5), to=TensorProto.UINT8), to=TensorProto.INT32)
     table = op.floats(colormap(colors).astype(np.float64) * opacity + 0.5)
-    faded = op.Mul(op.Cast(picture, to=op.dtype), 1.0 - opacity)
+    faded = op.Mul(op.Cast(picture, to=op.dtype), keep)
     return str(op.Cast(op.Add(faded, op.Gather(table, level, axis=0)), to=TensorProto.UINT8))
