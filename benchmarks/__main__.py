@@ -19,6 +19,7 @@ from benchmarks.overhead import overhead
 from benchmarks.peers import peers
 from benchmarks.real import real
 from benchmarks.rewriting import rewriting
+from benchmarks.second_runtime import second_runtime
 from benchmarks.startup import startup
 
 ROWS: dict[str, Callable[[Settings], Rows]] = {
@@ -28,6 +29,7 @@ ROWS: dict[str, Callable[[Settings], Rows]] = {
     "input_gradient": input_gradient,
     "kernels": kernels,
     "peers": peers,
+    "openvino": second_runtime,
 }
 
 

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _picture_options(explain)
     _drawing_options(explain, clip=True)
     _folder_options(explain)
-    _runtime_options(explain)
+    _runtime_options(explain, choice=True)
     explain.set_defaults(run=_explain, method=None)
 
     export = commands.add_parser("export", help="write one file that predicts and explains")
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("folder", metavar="FOLDER", help="of pictures")
     _measure_options(evaluate)
     _picture_options(evaluate)
-    _runtime_options(evaluate)
+    _runtime_options(evaluate, choice=True)
     evaluate.set_defaults(run=_evaluate)
 
     report = commands.add_parser("report", help="make one HTML file of what `explain` wrote of many pictures")
@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     _compare_options(compare)
     _picture_options(compare)
     _drawing_options(compare)
-    _runtime_options(compare)
+    _runtime_options(compare, choice=True)
     compare.set_defaults(run=_compare)
 
     ops = commands.add_parser("ops", help="say of every operator what becomes of its derivative")
@@ -313,8 +313,11 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-pixels", type=int, metavar="N", help="of a picture (default 178956970)")
 
 
-def _runtime_options(parser: argparse.ArgumentParser) -> None:
+def _runtime_options(parser: argparse.ArgumentParser, choice: bool = False) -> None:
     group = parser.add_argument_group("runtime")
+    if choice:
+        what = "what runs the model (default %(default)s)"
+        group.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime", help=what)
     group.add_argument("--threads", type=int, metavar="N", help="default: ONNX Runtime's own choice")
     group.add_argument("--provider", metavar="NAME", help="cpu, cuda, tensorrt, openvino, ... (default cpu)")
     group.add_argument("--custom-ops", metavar="FILE", help="shared library with custom operators")
@@ -376,6 +379,7 @@ def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "labels": arguments.labels,
         "size": arguments.size,
         "input_layout": arguments.input_layout,
+        **({"runtime": arguments.runtime} if hasattr(arguments, "runtime") else {}),
         "providers": [arguments.provider] if arguments.provider else None,
         "custom_ops_library": arguments.custom_ops,
         "threads": arguments.threads,

@@ -40,7 +40,7 @@ from onnxcam.presets import (
     ultralytics,
     ultralytics_labels,
 )
-from onnxcam.runtime import Session
+from onnxcam.runtime import RUNTIMES, ModelSession, OpenVinoSession, Session
 from onnxcam.saliency import check_options, saliency_maps
 from onnxcam.targets import Question, Scene, TargetSpec
 
@@ -74,6 +74,9 @@ class Explainer:
     files beside the model, in ImageNet's defaults, the first of these. labels: class names, or a text file with one
     per line, or a JSON file. size: (H, W) where the model leaves it open.
 
+    runtime: `onnxruntime` or `openvino` (extra `openvino`), which then runs every session; its one device is the
+    provider (`CPU`), `provider_options` its properties: float32 unless `INFERENCE_PRECISION_HINT` says otherwise.
+
     providers, provider_options, session_options, custom_ops_library, threads: as ONNX Runtime takes them; a provider
     that is not there is an error, never a silent fallback.
 
@@ -106,6 +109,7 @@ class Explainer:
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         size: Size | None = None,
         input_layout: str | None = None,
+        runtime: str = "onnxruntime",
         providers: Sequence[str] | None = None,
         provider_options: Sequence[Mapping[str, Any]] | None = None,
         session_options: Any = None,
@@ -160,7 +164,16 @@ class Explainer:
 
         folder = file.folder
 
-        def session(rewritten: ModelProto) -> Session:
+        if runtime not in RUNTIMES:
+            raise UsageError(f"there is no runtime `{runtime}`", f"use one of {', '.join(RUNTIMES)}")
+        if runtime == "openvino" and not (session_options is None and custom_ops_library is None):
+            raise UsageError("session options and custom operators are ONNX Runtime's", "leave them out with `openvino`")
+
+        def session(rewritten: ModelProto) -> ModelSession:
+            if runtime == "openvino":
+                (config,) = provider_options or ({},)
+                device = (providers or ("CPU",))[0].upper()
+                return OpenVinoSession(rewritten, device=device, config=config, threads=threads, folder=folder)
             return Session(
                 rewritten,
                 providers=providers,
@@ -661,8 +674,6 @@ class Explainer:
     def _facts(self) -> dict[str, Any]:
         e = self._explained
         packages = ("onnxcam", "onnx", "numpy", "pillow")
-        import onnxruntime
-
         return {
             "model": {"name": self._file.name, "sha256": self._file.sha256},
             "method": self.method,
@@ -693,7 +704,7 @@ class Explainer:
             "notes": list(self.notes),
             "versions": {
                 **{p: metadata.version(p) for p in packages},
-                "onnxruntime": onnxruntime.__version__,
+                **self._session.versions,
                 "python": platform.python_version(),
             },
         }

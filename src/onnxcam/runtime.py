@@ -1,18 +1,20 @@
-"""ONNX Runtime sessions: which module is installed, which providers, how many threads.
+"""Sessions: which runtime runs the explained model, on which device, with how many threads.
 
 ONNX Runtime is an extra, not a dependency: `onnxruntime` and `onnxruntime-gpu` provide the same module and break
-each other, so the user chooses one.
+each other, so the user chooses one. OpenVINO is a second one.
 """
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from importlib import metadata
 from pathlib import Path
+from queue import Empty, LifoQueue
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
+from onnx import ModelProto, external_data_helper
 
 from onnxcam.errors import ModelError, OnnxCamError, UsageError
 
@@ -27,11 +29,13 @@ PROVIDERS = {
     "rocm": "ROCMExecutionProvider",
 }
 
+RUNTIMES = ("onnxruntime", "openvino")
+
 Array = npt.NDArray[Any]
 
 
 class RuntimeMissingError(OnnxCamError):
-    """No ONNX Runtime is installed."""
+    """The runtime that should run the model is not installed."""
 
     exit_code = 2
 
@@ -64,6 +68,21 @@ def provider_names(providers: Sequence[str] | None) -> list[str]:
         also = f" (did you mean `{meant}`?)" if meant and PROVIDERS[meant] != missing[0] else ""
         raise UsageError(f"execution provider `{missing[0]}` is not available here{also}", f"available: {have}{extra}")
     return names
+
+
+class ModelSession(Protocol):
+    """A model that runs. Safe to run from many threads."""
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What computes, by the runtime's own names."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The runtime's package and version."""
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Outputs by name. Raises: ModelError where the runtime refuses the run."""
 
 
 class Session:
@@ -119,6 +138,7 @@ class Session:
         self._quiet = ort.RunOptions()
         self._quiet.log_severity_level = 4  # what fails is raised, and may be a trial
         self.providers: tuple[str, ...] = tuple(active)
+        self.versions: Mapping[str, str] = {"onnxruntime": ort.__version__}
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
@@ -128,12 +148,96 @@ class Session:
         try:
             values = self._session.run(names, dict(feeds), self._quiet)
         except Exception as error:  # onnxruntime raises its own, unrelated classes
-            shapes = ", ".join(f"`{k}` {np.asarray(v).dtype} {np.asarray(v).shape}" for k, v in feeds.items())
-            raise ModelError(
-                f"ONNX Runtime failed on input {shapes}: {_first_line(error)}",
-                "check the input's size (`--size`), layout and type against `onnxcam check`",
-            ) from error
+            raise _refused("ONNX Runtime", feeds, error) from error
         return dict(zip(names, values, strict=True))
+
+
+class OpenVinoSession:
+    """One model compiled by OpenVINO, in float32 unless `config` says otherwise. Safe to run from many threads.
+
+    device: `CPU`, `GPU`, `AUTO`, ... config: OpenVINO's own properties, such as `INFERENCE_PRECISION_HINT`: its default
+    on some processors is bfloat16, which is twice as fast and not the model's number format. Requests wait in a pool,
+    one for each thread that runs at a time.
+
+    Raises: RuntimeMissingError, UsageError (device), ModelError (OpenVINO cannot load the model).
+    """
+
+    def __init__(
+        self,
+        model: ModelProto,
+        *,
+        device: str = "CPU",
+        config: Mapping[str, Any] | None = None,
+        threads: int | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise RuntimeMissingError("OpenVINO is not installed", "`pip install onnxcam[openvino]`") from error
+        core = openvino.Core()
+        if device.split(":")[0] not in ("AUTO", "HETERO", "MULTI", *(d.split(".")[0] for d in core.available_devices)):
+            raise UsageError(f"OpenVINO has no device `{device}` here", f"it has {', '.join(core.available_devices)}")
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", **(config or {})}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._compiled = core.compile_model(core.read_model(_embedded(model, folder)), device, settings)
+        except RuntimeError as error:  # OpenVINO raises nothing else
+            raise ModelError(
+                f"OpenVINO {openvino.__version__} cannot load the model: {_last_line(error)}",
+                'check that the untouched file loads in OpenVINO; `runtime="onnxruntime"` runs every operator',
+            ) from error
+        self.providers: tuple[str, ...] = (f"OpenVINO {device}",)
+        self.versions: Mapping[str, str] = {"openvino": metadata.version("openvino")}
+        self._ports = {name: i for i, port in enumerate(self._compiled.outputs) for name in port.names}
+        self.outputs = tuple(output.name for output in model.graph.output)
+        self._idle: LifoQueue[Any] = LifoQueue()
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Outputs by name. Raises: ModelError where OpenVINO refuses the run."""
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._compiled.create_infer_request()
+        try:
+            request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+            return {
+                name: np.array(request.get_output_tensor(self._ports[name]).data) for name in outputs or self.outputs
+            }
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise _refused("OpenVINO", feeds, error) from error
+        finally:
+            self._idle.put(request)
+
+
+def _embedded(model: ModelProto, folder: Path | None) -> bytes:
+    """The model with its external data inside. Raises: ModelError above the 2 GiB that one buffer may have."""
+    if folder is not None and any(external_data_helper.uses_external_data(t) for t in model.graph.initializer):
+        whole = ModelProto()
+        whole.CopyFrom(model)
+        external_data_helper.load_external_data_for_model(whole, str(folder))
+        model = whole
+    if model.ByteSize() >= 2**31:
+        raise ModelError(
+            "OpenVINO is given the explained model in memory, and this one has over 2 GiB",
+            "run it with ONNX Runtime, or `onnxcam export` it and load the file",
+        )
+    return bytes(model.SerializeToString())
+
+
+def _refused(runtime: str, feeds: Mapping[str, Array], error: Exception) -> ModelError:
+    shapes = ", ".join(f"`{k}` {np.asarray(v).dtype} {np.asarray(v).shape}" for k, v in feeds.items())
+    return ModelError(
+        f"{runtime} failed on input {shapes}: {_first_line(error)}",
+        "check the input's size (`--size`), layout and type against `onnxcam check`",
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    """OpenVINO puts the reason last, below the places in its sources."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:

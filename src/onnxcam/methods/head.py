@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from onnxcam.errors import ModelError, VerificationError
 from onnxcam.graph.cut import HeadModel
-from onnxcam.runtime import Session
+from onnxcam.runtime import ModelSession
 
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 class HeadRunner:
     """One session over a head; `batched` says whether several samples may run at once, which `verified` finds out."""
 
-    def __init__(self, head: HeadModel, session: Session) -> None:
+    def __init__(self, head: HeadModel, session: ModelSession) -> None:
         self.head = head
         self.session = session
         self.batched = True
