@@ -243,7 +243,8 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--labels-b", metavar="FILE", help="of the second model, where they differ")
     group.add_argument("--worst", metavar="N", type=int, default=5, help="pictures shown (default %(default)s)")
     below = (
-        "leave with code 1 where the rank correlation is below R: `0.9` or `mean=0.9`, `least`, `q25`, `median`, `q75`"
+        "leave with code 1 where the rank correlation's mean is below R; WHAT: mean, least, q25, median, q75, or "
+        "pearson.mean, ... (several may be given)"
     )
     group.add_argument("--fail-below", metavar="[WHAT=]R", action="append", default=[], type=_limit, help=below)
 
@@ -357,7 +358,8 @@ def _listed(text: str) -> list[str]:
 
 def _limit(text: str) -> tuple[str, float]:
     what, _, number = text.rpartition("=")
-    known = ("mean", "least", "q25", "median", "q75")
+    names = ("mean", "least", "q25", "median", "q75")
+    known = (*names, *(f"pearson.{name}" for name in names))
     try:
         limit = float(number)
     except ValueError:

@@ -28,6 +28,7 @@ from onnxcam.sheet import Legend, Panel, Row, Scale, sheet
 
 WORST = 5
 STATISTICS = ("mean", "least", "q25", "median", "q75")
+LIMITS = (*STATISTICS, *(f"pearson.{name}" for name in STATISTICS))
 
 # Brewer's PuOr, told apart with any colour vision, and unlike the colours of the maps themselves.
 PURPLE, ORANGE = (94, 60, 153), (230, 97, 1)
@@ -316,10 +317,14 @@ class Comparison:
         """The pictures that have no correlations, since a map is empty or NaN."""
         return tuple(p for p in self.pictures if p.problem is not None)
 
-    @cached_property
+    @property
     def statistics(self) -> dict[str, float]:
-        """STATISTICS of the rank correlation, of the pictures that could be compared; NaN where there is none."""
-        values = [p.rank_correlation for p in self.pictures if p.problem is None]
+        """STATISTICS of the rank correlation."""
+        return self.statistics_of("rank_correlation")
+
+    def statistics_of(self, number: str) -> dict[str, float]:
+        """STATISTICS of one of `Pair.numbers`, of the pictures that could be compared; NaN where there is none."""
+        values = [p.numbers[number] for p in self.pictures if p.problem is None]
         if not values:
             return dict.fromkeys(STATISTICS, math.nan)
         least, q25, median, q75 = (float(v) for v in np.percentile(values, (0, 25, 50, 75)))
@@ -351,11 +356,16 @@ class Comparison:
         apart = f"; {len(self.incomparable)} cannot be compared" if self.incomparable else ""
         quartiles = " ".join(f"{s[name]:.3f}" for name in ("q25", "median", "q75"))
         correlation = f"rank correlation mean {s['mean']:.3f}, least {s['least']:.3f}, quartiles {quartiles}"
-        return f"{n} pictures: {correlation}{apart}; the class moved on {changed}"
+        p = self.statistics_of("pearson")
+        linear = f"Pearson mean {p['mean']:.3f}, least {p['least']:.3f}"
+        return f"{n} pictures: {correlation}; {linear}{apart}; the class moved on {changed}"
 
     def failures(self, limits: Mapping[str, float]) -> list[str]:
-        """What is below its limit, in words: statistics by name, and any picture that could not be compared."""
-        found = self.statistics
+        """What is below its limit, in words, and any picture that could not be compared.
+
+        limits: by LIMITS, which are STATISTICS of the rank correlation, and with `pearson.` before them of Pearson's.
+        """
+        found = self.statistics | {f"pearson.{name}": v for name, v in self.statistics_of("pearson").items()}
         lines = [f"{name} {found[name]:.4f} is below {low:g}" for name, low in limits.items() if found[name] < low]
         if limits and (bad := self.incomparable):
             lines.append(f"{len(bad)} cannot be compared (`{bad[0].name}`: {bad[0].problem})")
@@ -369,7 +379,7 @@ class Comparison:
         pairs = [explained_pair(self.a, self.b, p.source, self.target) for p in found]
         a, b = (e.provenance["model"]["name"] for e in (self.a, self.b))
         columns = ("picture", f"a: {a}", f"b: {b}", "difference b - a")
-        return sheet(columns, [p.row(colors, opacity) for p in pairs], _legend(colors))
+        return sheet(columns, [p.row(colors, opacity) for p in pairs], _legend(colors, (p.a for p in pairs)))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; what is not a number is None."""
@@ -382,7 +392,10 @@ class Comparison:
                 "unreadable": len(self.unreadable),
                 "incomparable": len(self.incomparable),
                 "changed": len(self.changed),
-                "rank_correlation": {name: _number(value) for name, value in self.statistics.items()},
+                **{
+                    number: {name: _number(value) for name, value in self.statistics_of(number).items()}
+                    for number in ("rank_correlation", "pearson")
+                },
                 "worst": [p.name for p in self.ranked[:WORST]],
                 "changed_pictures": [p.name for p in self.changed],
             },
@@ -469,15 +482,17 @@ class Grid:
             Row(_heading(row), [picture, *(Panel(e.overlay(colors, opacity), e.warnings) for e in row)])
             for row in self.rows
         ]
-        return sheet(("picture", *(_column(m) for m in self.methods)), rows, _legend(colors))
+        return sheet(("picture", *(_column(m) for m in self.methods)), rows, _legend(colors, self.rows[0]))
 
     def to_json(self) -> list[dict[str, Any]]:
         """The record of every explanation, row by row."""
         return [e.record() for row in self.rows for e in row]
 
 
-def _legend(colors: str) -> Legend:
-    return Legend(Scale(colormap(colors), "0", "", "highest"), "each map from 0 to its own highest value")
+def _legend(colors: str, shown: Iterable[Explanation]) -> Legend:
+    clips = {e.clip for e in shown if e.clip < 100}
+    but = "".join(f"; maps of single pixels to their {clip:g}th percentile" for clip in clips)
+    return Legend(Scale(colormap(colors), "0", "", "highest"), f"each map from 0 to its own highest value{but}")
 
 
 def _heading(row: Sequence[Explanation]) -> str:

@@ -126,7 +126,7 @@ class _Page:
             if drawn.panel.scale is not None:
                 self.scale(drawn.panel.scale, left, drawn.image.width, y)
                 y += BAR + _height(CAPTION) + 2
-            ends.append(self.text_at(drawn.panel.lines, x, y, width, CAPTION, FAINT))
+            ends.append(self.text_at(drawn.panel.lines, left, y, width - left + x, CAPTION, FAINT))
         self.y = max(ends) + GAP
 
     def scale(self, scale: Scale, x: int, width: int, y: int) -> None:

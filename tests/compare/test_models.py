@@ -103,6 +103,7 @@ def test_the_json_holds_every_picture_and_the_summary(onnxcam: Run) -> None:
     assert printed["pictures"] == [p.to_json() for p in expected.pictures]
     summary = printed["summary"]
     assert summary["rank_correlation"] == expected.statistics
+    assert summary["pearson"] == expected.statistics_of("pearson") != expected.statistics
     assert (summary["pictures"], summary["changed"]) == (4, 3)
     assert summary["changed_pictures"] == ["green.png", "red.png", "white.png"]
     ranked = sorted(printed["pictures"], key=lambda p: p["rank_correlation"])
@@ -117,6 +118,7 @@ def test_the_gate_passes_or_leaves_with_code_1_and_says_which_limit(onnxcam: Run
     code, out, err = onnxcam(*files, "--fail-below", f"least={least + 0.001:.4f}", "--fail-below", "1")
     assert code == 1
     assert f"error: the explanations moved: least {least:.4f} is below {least + 0.001:.4f}; mean 0." in err
+    assert onnxcam(*files, "--fail-below", "pearson.least=0.99")[2].count("pearson.least") == 1
     assert "hint: " in err and out.splitlines()[-1].endswith("the class moved on 3")
     code, out, _ = onnxcam(*files, "--fail-below", "1", "--json")
     gate = json.loads(out)["gate"]

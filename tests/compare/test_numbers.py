@@ -86,7 +86,7 @@ def test_the_class_moved_by_label_where_there_are_labels_else_by_index() -> None
 
 
 def compared(name: str, rank: float, b: str = "red", problem: str | None = None) -> Compared:
-    numbers = {"rank_correlation": rank, "pearson": rank, "mean_difference": 0.1}
+    numbers = {"rank_correlation": rank, "pearson": rank / 2, "mean_difference": 0.1}
     return Compared(name, name, numbers, (top(0, "red"), top(0, "red")), (top(0, "red"), top(1, b)), problem)
 
 
@@ -111,8 +111,8 @@ def test_the_summary_is_that_of_the_pictures_that_could_be_compared() -> None:
     assert [p.name for p in found.changed] == ["two", "five"]
     assert [p.name for p in found.incomparable] == ["five"]
     assert found.text == (
-        "5 pictures: rank correlation mean 0.775, least 0.500, quartiles 0.650 0.800 0.925; 1 cannot be compared; "
-        "the class moved on 2"
+        "5 pictures: rank correlation mean 0.775, least 0.500, quartiles 0.650 0.800 0.925; "
+        "Pearson mean 0.388, least 0.250; 1 cannot be compared; the class moved on 2"
     )
 
 
@@ -123,6 +123,7 @@ def test_a_limit_fails_below_it_and_holds_at_it_and_a_map_that_cannot_be_compare
         "mean 0.7750 is below 0.78",
         "q75 0.9250 is below 0.93",
     ]
+    assert good.failures({"pearson.mean": 0.3875, "pearson.median": 0.401}) == ["pearson.median 0.4000 is below 0.401"]
     assert comparison().failures({"least": 0.1}) == ["1 cannot be compared (`five`: the map of b is empty)"]
     assert comparison().failures({}) == []
 
