@@ -338,12 +338,14 @@ class Comparison:
         return (*(n for n in a if n in b), *own)
 
     def table(self, rows: int = WORST) -> tuple[list[str], list[list[str]]]:
-        """Columns and rows as text, of the worst pictures."""
+        """Columns and rows as text, of the worst pictures and as many whose class moved."""
+        worst = self.ranked[:rows]
+        moved = [p for p in self.ranked if p.changed and not any(p is w for w in worst)]
         cells = [
             [p.name, *(f"{value:.3f}" if math.isfinite(value) else "-" for value in p.numbers.values()), p.text]
-            for p in self.ranked[:rows]
+            for p in (*worst, *moved[:rows])
         ]
-        return ["worst pictures", "rank correlation", "Pearson", "mean difference", "predicted"], cells
+        return ["worst, and moved", "rank correlation", "Pearson", "mean difference", "predicted"], cells
 
     @property
     def text(self) -> str:

@@ -116,6 +116,18 @@ def test_the_summary_is_that_of_the_pictures_that_could_be_compared() -> None:
     )
 
 
+def test_the_table_shows_the_worst_and_then_those_whose_class_moved() -> None:
+    rows = (*ROWS[:4], compared("six", 0.95, "blue"))
+    columns, cells = comparison(rows).table(1)
+    assert columns == ["worst, and moved", "rank correlation", "Pearson", "mean difference", "predicted"]
+    assert cells == [
+        ["two", "0.500", "0.250", "0.100", "red → green"],
+        ["six", "0.950", "0.475", "0.100", "red → blue"],
+    ]
+    (cell,) = comparison(ROWS[4:]).table()[1]
+    assert cell == ["five", "-", "-", "0.100", "red → blue (the map of b is empty)"]
+
+
 def test_a_limit_fails_below_it_and_holds_at_it_and_a_map_that_cannot_be_compared_fails_any() -> None:
     good = comparison(ROWS[:4])
     assert good.failures({}) == good.failures({"mean": 0.775, "least": 0.5, "median": 0.8}) == []
