@@ -307,7 +307,7 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--overlay-format", choices=("png", "jpg"), default="png", help="default %(default)s")
     group.add_argument("--values", choices=("none", "npy", "png16"), default="none", help="keep the map's numbers")
-    group.add_argument("--batch", type=int, metavar="N", default=8, help="pictures in one run (default %(default)s)")
+    group.add_argument("--batch", type=int, metavar="N", default=4, help="pictures in one run (default %(default)s)")
     group.add_argument("--workers", type=int, metavar="N", help="threads that decode and write (default: all cores)")
     group.add_argument("--retry", action=argparse.BooleanOptionalAction, default=True, help="of bad pictures")
     group.add_argument("--restart", action="store_true", help="delete what an earlier run recorded, begin anew")
@@ -521,7 +521,7 @@ def _explain_many(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from onnxcam import _console as console
-    from onnxcam.audit.run import Output, audit
+    from onnxcam.audit.run import Output, audit, fitting_threads
     from onnxcam.audit.sources import Sources
     from onnxcam.picture import MAX_PIXELS
 
@@ -540,6 +540,7 @@ def _explain_many(arguments: argparse.Namespace) -> int:
         raise UsageError("there are no pictures", "`--recursive` looks into folders of folders")
     drawing = _drawing(arguments, Path("overlay.png"))
     output = Output(arguments.overlays, arguments.overlay_format, values=arguments.values, **drawing)
+    arguments.threads = arguments.threads or fitting_threads(arguments.provider)
     explainer = _explainer(arguments, lambda done, total: None)
     for note in explainer.notes:
         console.print_note(note)

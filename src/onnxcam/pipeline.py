@@ -15,7 +15,7 @@ R = TypeVar("R")
 F = TypeVar("F")
 
 AHEAD = 2
-"""Batches in flight besides the one that is handed out: one is run while another is prepared or finished."""
+"""Batches in flight besides the one that is handed out, with one runner: one is run while another is prepared."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,20 @@ def pipelined(
     *,
     batch_size: int,
     workers: int | None = None,
+    runners: int = 1,
 ) -> Iterator[F]:
     """What `finish(item, result)` returns of every item, in the items' order.
 
-    `prepare` and `finish` run on `workers` threads (default: one per processor this process may use), `run` on one of
-    its own, with the prepared items of at most `batch_size` at once. Items are taken only when there is room: at most
-    1 + AHEAD batches are held, however many items there are and however slowly results are taken.
+    `prepare` and `finish` run on `workers` threads (default: one per processor this process may use), `run` on
+    `runners` of its own, with the prepared items of at most `batch_size` at once. Items are taken only when there is
+    room: at most AHEAD + `runners` batches are held, however many items there are and however slowly results are taken.
 
     The first error, in the items' order, is raised and ends the iteration. Leaving early (an error, `close`, Ctrl-C)
     waits for the calls under way, drops the others, and leaves no thread behind.
     """
     left = iter(items)
     flying: deque[Future[deque[Future[F]]]] = deque()
-    pool, runner = ThreadPoolExecutor(workers or processors(), "onnxcam"), ThreadPoolExecutor(1, "onnxcam-run")
+    pool, runner = ThreadPoolExecutor(workers or processors(), "onnxcam"), ThreadPoolExecutor(runners, "onnxcam-run")
 
     def batch(taken: list[T], waiting: list[Future[P | Skipped[R]]]) -> deque[Future[F]]:
         prepared = [future.result() for future in waiting]
@@ -59,7 +60,7 @@ def pipelined(
 
     try:
         while True:
-            while len(flying) <= AHEAD and (taken := list(islice(left, batch_size))):
+            while len(flying) < AHEAD + runners and (taken := list(islice(left, batch_size))):
                 waiting = [pool.submit(prepare, item) for item in taken]
                 flying.append(runner.submit(partial(batch, taken, waiting)))
             if not flying:

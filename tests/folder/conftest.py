@@ -2,12 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kill import MODEL
 from PIL import Image
 
-from onnxcam.demo import FOLDER, PICTURES
+from onnxcam.demo import PICTURES
 from onnxcam.explainer import Explainer
-
-MODEL = FOLDER / "demo.onnx"
 
 
 @pytest.fixture(scope="session")

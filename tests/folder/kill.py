@@ -19,18 +19,8 @@ from PIL import Image
 
 from onnxcam.demo import FOLDER, PICTURES
 
-COMMAND = [
-    sys.executable,
-    "-m",
-    "onnxcam.cli",
-    "explain",
-    str(FOLDER / "demo.onnx"),
-    "--values",
-    "png16",
-    "--threads",
-    "1",
-    "-r",
-]
+MODEL = FOLDER / "demo.onnx"
+COMMAND = [sys.executable, "-m", "onnxcam.cli", "explain", str(MODEL), "--values", "png16", "--threads", "1", "-r"]
 
 
 def make_pictures(folder: Path, count: int, size: tuple[int, int] = (96, 72)) -> None:

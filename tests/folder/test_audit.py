@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MODEL
-from kill import contents
+from kill import MODEL, contents
 from PIL import Image
 
 from onnxcam.audit.folder import OutputFolder
@@ -88,6 +87,16 @@ def test_without_overlays_and_values_only_records_are_left_and_they_are_the_same
     for one, other in zip(read_records(tmp_path / "all"), read_records(tmp_path / "bare"), strict=True):
         assert one | {"files": None} == other | {"files": None}
         assert other["files"] == {"overlay": None, "values": None}
+
+
+@pytest.mark.parametrize("options", [{"runners": 3, "batch": 1}, {"runners": 2, "workers": 1}, {"batch": 5}])
+def test_however_the_work_is_shared_out_the_folder_is_the_same(
+    explainer: Explainer, pictures: Path, tmp_path: Path, options: dict[str, object]
+) -> None:
+    (pictures / "d.png").write_bytes(b"")
+    run(explainer, pictures, tmp_path / "one", runners=1, batch=6, workers=3)
+    run(explainer, pictures, tmp_path / "other", **options)
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
 
 def test_targets_and_boxes_of_a_manifest(explainer: Explainer, pictures: Path, tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from onnxcam.errors import ModelError, OnnxCamError, PictureError, UsageError
 from onnxcam.explainer import Explainer, _check_channels
 from onnxcam.explanation import Explanation
 from onnxcam.picture import MAX_PIXELS, Picture, load_picture
-from onnxcam.pipeline import Skipped, pipelined
+from onnxcam.pipeline import Skipped, pipelined, processors
 from onnxcam.render import colormap, encoded
 
-BATCH = 8
-"""Pictures that the model runs on at once. More cost memory and, on a CPU, gain little."""
+BATCH = 4
+"""Pictures in one run of the model. More cost memory and, on a CPU, gain little."""
+RUNNERS = 8
+"""Most runs of the model at the same time."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def audit(
     output: Output | None = None,
     batch: int = BATCH,
     workers: int | None = None,
+    runners: int | None = None,
     max_pixels: int = MAX_PIXELS,
     restart: bool = False,
     retry: bool = True,
@@ -110,12 +113,15 @@ def audit(
     """Explain every picture and keep a record of each in `folder`; docs/audit-a-folder.md says what it holds.
 
     A picture is done when its record is on disk. Begun again with the same settings, after an end of any kind, a run
-    does what is missing, tries bad pictures again, and ends with the folder that one run would have left. target: of
-    items that ask for none. workers: threads that decode and write, default one per processor. max_pixels: of one
-    picture. restart: delete what an earlier run recorded and begin anew. retry: try bad pictures again. progress:
-    called with pictures done, all of them, and errors.
+    does what is missing, tries bad pictures again, and ends with the folder that one run would have left.
 
-    Decoding, the model, and drawing and writing overlap; 3 batches are in memory however many pictures there are.
+    target: of items that ask for none. batch: pictures in one run of the model. runners: runs at the same time, default
+    as many as the explainer's `threads` fit into the processors; several of one thread each are the fastest on CPUs.
+    workers: threads that decode and write, default one per processor. max_pixels: of one picture. restart: delete what
+    an earlier run recorded and begin anew. retry: try bad pictures again. progress: called with pictures done, all of
+    them, and errors.
+
+    Decoding, the model, and drawing and writing overlap; 2 + runners batches are in memory, however many pictures.
 
     Raises: OutputError, UsageError (settings, target), ModelError where the model fails on every picture of a batch.
     """
@@ -124,6 +130,7 @@ def audit(
         raise UsageError(f"a batch of {batch} pictures", "give 1 or more")
     if output.values == "png16" and explainer._normalize == "none":
         raise UsageError("16-bit grey holds [0, 1] only", "use `--values npy`, or another `--normalize`")
+    runners = runners or _runners(explainer._threads)
     _check_channels(explainer.preprocess, explainer._explained.image)
     if target is not None:
         explainer._questions([target], explainer._whole)
@@ -136,9 +143,10 @@ def audit(
         first: list[tuple[str, str]] = []
         before, flagged = len(items) - len(todo), 0
         left = errors = 0 if retry else states.count("error")
-        for done, record in enumerate(
-            pipelined(todo, stages.prepare, stages.run, stages.finish, batch_size=batch, workers=workers), before + 1
-        ):
+        records = pipelined(
+            todo, stages.prepare, stages.run, stages.finish, batch_size=batch, workers=workers, runners=runners
+        )
+        for done, record in enumerate(records, before + 1):
             out.add(record)
             if record["status"] == "error":
                 errors += 1
@@ -149,6 +157,15 @@ def audit(
         out.sort(i.name for i in items)
     seconds = time.monotonic() - begun
     return Summary(len(items), len(todo) - errors + left, before, errors, flagged, seconds, tuple(first))
+
+
+def fitting_threads(provider: str | None) -> int | None:
+    """Threads of one run of the model, so that RUNNERS of them use all processors; None for other providers' own."""
+    return -(-processors() // RUNNERS) if provider in (None, "cpu", "CPUExecutionProvider") else None
+
+
+def _runners(threads: int) -> int:
+    return max(1, min(RUNNERS, processors() // threads)) if threads else 1
 
 
 @dataclass(frozen=True, eq=False)
