@@ -667,6 +667,12 @@ class Explainer:
             results = {name: value[:wanted] for name, value in results.items()}
         return {name: results[value] for name, value in zip(names, values, strict=True)}
 
+    def _named_target(
+        self, question: Question, resolved: Mapping[str, npt.NDArray[Any]], sample: int
+    ) -> str | None:
+        decided = {role: rows[sample] for role, rows in resolved.items()}
+        return self._explained.kind.label(question, decided, self.labels)
+
     def _label(self, index: int) -> str | None:
         return self.labels[index] if self.labels and index >= 0 else None
 
@@ -691,12 +697,6 @@ class Explainer:
             "output": e.head.output,
             "logits": e.head.logits,
             **({"target_kind": dict(record)} if (record := e.kind.record()) else {}),
-    def _named_target(
-        self, question: Question, resolved: Mapping[str, npt.NDArray[Any]], sample: int
-    ) -> str | None:
-        decided = {role: rows[sample] for role, rows in resolved.items()}
-        return self._explained.kind.label(question, decided, self.labels)
-
             "preprocess": self.preprocess.to_json(),
             "preprocess_source": self._preprocess_source,
             "providers": list(self._session.providers),
