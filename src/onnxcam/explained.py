@@ -17,7 +17,7 @@ from onnxcam.graph.cut import HeadModel, head_after
 from onnxcam.graph.head import Head
 from onnxcam.graph.index import Dim, Graph, Node
 from onnxcam.graph.layers import Layer, Layers
-from onnxcam.graph.layout import Layout
+from onnxcam.graph.layout import layout_of
 from onnxcam.graph.load import Run, load
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
@@ -99,20 +99,31 @@ class ExplainedModel:
 def open_graph(
     file: ModelFile,
     *,
-    size: Size | None = None,
+    size: Sequence[int] | None = None,
     input_layout: str | None = None,
     run: Run | None = None,
 ) -> tuple[Graph, ImageInput, Size]:
-    """Load a model with its picture input bound to `size` (H, W) where the file leaves it open (default 224 x 224).
+    """Load a model with its picture input bound to `size` where the file leaves it open (default 224 x 224).
 
-    Raises: UsageError where `size` contradicts the file; what `load` and `image_input` raise.
+    size: (H, W), (L,) of signals, (D, H, W) of volumes; returned as (H, W), see `ImageInput`.
+
+    Raises: UsageError where `size` contradicts the file, or is needed; what `load` and `image_input` raise.
     """
     image = image_input(file.model, file.name, input_layout)
-    asked = size or DEFAULT_SIZE
-    bound = (image.height or asked[0], image.width or asked[1])
-    if size is not None and bound != size:
+    asked: Size | None = None if image.sides != 2 else DEFAULT_SIZE
+    if size is not None:
+        depth, (image, asked) = image.depth, image.asked(size)
+        image = replace(image, depth=depth or image.depth)
+    if asked is None and (image.height is None or image.width is None):
         raise UsageError(
-            f"{file.name} takes pictures of {bound[0]}x{bound[1]}, not {size[0]}x{size[1]}",
+            f"{file.name} takes {image.plane} of any size",
+            "say which: `size=(L,)` of signals, `size=(D, H, W)` of volumes",
+        )
+    bound = (image.height or asked[0], image.width or asked[1]) if asked else (image.height or 1, image.width or 1)
+    if size is not None and image.spatial(bound) != tuple(size):
+        takes, given = ("x".join(map(str, sides)) for sides in (image.spatial(bound), size))
+        raise UsageError(
+            f"{file.name} takes {image.plane} of {takes}, not {given}",
             "leave the size out, or export the model with dynamic height and width",
         )
     return load(file, {image.name: image.bound(bound)}, run or run_once(file, image, bound)), image, bound
@@ -207,6 +218,7 @@ def plan(
         layers = [found.named(name, layer_layout, picture.grid) for name in names] or [
             found.before_enlarging if kind.on_map else found.automatic
         ]
+    _refuse_planar(row, image)
     _check_possible(graph, kind.head, row, layers, picture, found)
     if row.gradients:
         for chosen in layers:
@@ -328,7 +340,7 @@ def _flattens_grid(graph: Graph, node: Node) -> bool:
     before, after = graph.shape(node.inputs[0]), graph.shape(node.outputs[0])
     if node.op_type not in ("Flatten", "Reshape") or before is None or after is None:
         return False
-    return len(before) == 4 and len(after) == 2 and before[2:] != (1, 1)
+    return len(before) >= 4 and len(after) == 2 and any(d != 1 for d in before[2:])
 
 
 def _refuse_layers(row: Method, names: Sequence[str], image: str) -> None:
@@ -336,6 +348,14 @@ def _refuse_layers(row: Method, names: Sequence[str], image: str) -> None:
         raise UsageError(
             f"method `{row.name}` explains the input `{image}` itself, not layer `{names[0]}`",
             "leave the layer out, or choose a method that has one (`onnxcam methods`)",
+        )
+
+
+def _refuse_planar(row: Method, image: ImageInput) -> None:
+    if row.planar and image.sides == 3:
+        names = ", ".join(m.name for m in METHODS.values() if not m.planar)
+        raise UnsupportedError(
+            f"method `{row.name}` works in the plane of a picture, not in volumes", f"use one of {names}"
         )
 
 

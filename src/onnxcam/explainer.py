@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from onnxcam.errors import ModelError, PictureError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import BadPicture, Explanation
 from onnxcam.graph.index import Graph
+from onnxcam.graph.layers import Layer
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods.head import HeadRunner
@@ -41,7 +43,7 @@ from onnxcam.presets import (
     ultralytics_labels,
 )
 from onnxcam.runtime import RUNTIMES, ModelSession, OpenVinoSession, Session
-from onnxcam.saliency import check_options, saliency_maps
+from onnxcam.saliency import check_options, saliency_maps, volume_maps
 from onnxcam.targets import Question, Scene, TargetSpec
 
 logger = logging.getLogger(__name__)
@@ -138,6 +140,8 @@ class Explainer:
         )
         notes = list(graph.notes)
         self.preprocess, self._preprocess_source = _preprocess(preprocess, image, bound, properties, stated)
+        if image.sides != 2:
+            self._preprocess_source, told = f"none, {image.plane} are taken as they are", []
         self.labels, labels_told = _labels(labels, properties, explained.head.classes, stated, file.folder)
         notes.extend(explained.notes)
         notes += [f"preprocessing: {self._preprocess_source}", *told, *labels_told]
@@ -403,7 +407,8 @@ class Explainer:
     ) -> list[Explanation]:
         """Explain model-ready samples: N in, N explanations out, `values` (H, W) of the input's height and width.
 
-        x: array, or anything that speaks DLPack, (N, C, H, W) or (N, H, W, C) as the model takes it, of its type.
+        x: array, or anything that speaks DLPack, (N, C, H, W) or (N, H, W, C) as the model takes it, of its type. Of a
+        signal (N, C, L) `values` are (L,), of a volume (N, C, D, H, W) they are (D, H, W).
         target: one for all, or N of them.
 
         Raises: UsageError where shape, type or number of targets do not fit the model.
@@ -431,14 +436,15 @@ class Explainer:
         image = self._explained.image
         array = np.asarray(x if hasattr(x, "__array__") or not hasattr(x, "__dlpack__") else np.from_dlpack(x))
         size = self.preprocess.size
-        expected = (self._explained.image.channels, *size) if image.layout == "nchw" else (*size, image.channels)
-        if array.ndim != 4 or array.shape[1:] != expected or array.dtype != image.dtype:
+        expected = tuple(image.bound(size)[1:])
+        if array.ndim == 0 or array.shape[1:] != expected or array.dtype != image.dtype:
             wanted = ", ".join(map(str, expected))
             raise UsageError(
                 f"`{image.name}` takes {image.dtype} (N, {wanted}), not {array.dtype} {array.shape}",
                 "pass the tensor that the model itself would be fed",
             )
-        return np.ascontiguousarray(array)
+        in_plane = (image.channels, *size) if image.layout == "nchw" else (*size, image.channels)
+        return np.ascontiguousarray(array.reshape(len(array), *in_plane))
 
     def _questions(self, targets: Iterable[TargetLike], view: View) -> list[Question]:
         scene = Scene(self.labels, view, self._outputs_of)
@@ -489,9 +495,13 @@ class Explainer:
         facts: list[dict[str, Any]] = [{} for _ in tensor]
         resolved = self._resolved(results, asked)
         raws = self._raws(tensor, results, resolved, facts)
-        values = saliency_maps(raws, views, self._normalize, self._fuse, self._threads)
+        values = self._maps(raws, views)
         if self._aug_smooth:
             raws, values = self._smoothed(tensor, resolved, raws, values, views)
+        clip = PIXEL_CLIP if raws[0].shape[1:] == self.preprocess.size else 100.0
+        sides = e.image.spatial(self.preprocess.size)
+        values = [v.reshape(sides) if len(sides) != 2 else v for v in values]
+        raws = [raw.reshape(len(raw), *self._sides(raw, o.layer)) for raw, o in zip(raws, e.layers, strict=True)]
         probabilities = results[e.probabilities] if e.probabilities else None
         ranked = probabilities if probabilities is not None else results[e.logits] if e.logits else None
         classes = [int(i) for i in results[e.index]] if e.index else [-1] * len(tensor)
@@ -509,12 +519,27 @@ class Explainer:
                 scores=ranked[i] if ranked is not None else np.zeros(0, np.float32),
                 labels=self.labels,
                 normalize=self._normalize,
-                clip=PIXEL_CLIP if raws[0].shape[1:] == self.preprocess.size else 100.0,
+                clip=clip,
                 picture=pictures[i],
                 provenance=self._provenance(pictures[i], questions[i]) | ({"found": facts[i]} if facts[i] else {}),
             )
             for i in range(len(tensor))
         ]
+
+    def _maps(self, raws: Sequence[npt.NDArray[np.float32]], views: Sequence[View]) -> list[npt.NDArray[np.float32]]:
+        """The saliency maps (H, W) of raw maps (N, h, w); of volumes both are slices one below the other."""
+        e = self._explained
+        if e.image.sides == 3:
+            raws = [raw.reshape(len(raw), *self._sides(raw, o.layer)) for raw, o in zip(raws, e.layers, strict=True)]
+            size = e.image.spatial(self.preprocess.size)
+            maps = volume_maps(raws, (size[0], size[1], size[2]), self._normalize, self._fuse, self._threads)
+            return list(maps.reshape(len(maps), *self.preprocess.size))
+        return saliency_maps(raws, views, self._normalize, self._fuse, self._threads)
+
+    def _sides(self, raw: npt.NDArray[np.float32], layer: Layer) -> tuple[int, ...]:
+        """A raw map's own shape: the layer's, or the input's, where the method makes maps of its size."""
+        shapes = (layer.layout.shape, self._explained.image.spatial(self.preprocess.size))
+        return next((s for s in shapes if len(s) != 2 and math.prod(s) == raw[0].size), raw.shape[1:])
 
     def _smoothed(
         self,
@@ -537,8 +562,7 @@ class Explainer:
             turned = [np.ascontiguousarray(np.flip(raw, 2)) if flipped else raw for raw in found]
             for total, raw in zip(raw_sums, turned, strict=True):
                 total += raw
-            maps = saliency_maps(turned, views, self._normalize, self._fuse, self._threads)
-            for total, one in zip(sums, maps, strict=True):
+            for total, one in zip(sums, self._maps(turned, views), strict=True):
                 total += one
         return [t / np.float32(6) for t in raw_sums], [t / np.float32(6) for t in sums]
 
@@ -662,6 +686,8 @@ class Explainer:
         e = self._explained
         names = outputs or e.outputs
         values = [e.values.get(name, name) for name in names]
+        if e.image.sides != 2:
+            x = x.reshape(len(x), *(int(side) for side in e.image.bound(self.preprocess.size)[1:] if side))
         results = self._session.run({e.image.name: x, **self._named(asked)}, values)
         if wanted < len(x):
             results = {name: value[:wanted] for name, value in results.items()}
@@ -687,7 +713,7 @@ class Explainer:
             "seed": self._seed if e.method.loop else None,
             "batch_size": self._batch_size if e.method.loop else None,
             "layer": self.layer,
-            "grids": [list(o.layer.grid) for o in e.layers],
+            "grids": [list(o.layer.layout.shape) for o in e.layers],
             "score": self._score,
             "normalize": self._normalize,
             "fuse": self._fuse,
@@ -697,7 +723,7 @@ class Explainer:
             "output": e.head.output,
             "logits": e.head.logits,
             **({"target_kind": dict(record)} if (record := e.kind.record()) else {}),
-            "preprocess": self.preprocess.to_json(),
+            "preprocess": self.preprocess.to_json() if e.image.sides == 2 else None,
             "preprocess_source": self._preprocess_source,
             "providers": list(self._session.providers),
             "threads": self._threads,
@@ -812,7 +838,11 @@ def _preprocess(
 
 
 def _check_channels(settings: Preprocess, image: ImageInput) -> None:
-    """Pictures have as many channels as the model takes; only tensors may have others than 1 or 3."""
+    """Pictures have as many channels as the model takes; only tensors may have others than 1 or 3, or sides than 2."""
+    if image.sides != 2:
+        raise UsageError(
+            f"`{image.name}` takes {image.plane}, not pictures", "pass model-ready arrays to `explain_tensor`"
+        )
     needed = {"gray": 1}.get(settings.channels, 3)
     if needed != image.channels:
         raise UsageError(

@@ -43,7 +43,8 @@ class ClassScore:
 class Explanation:
     """Which part of one picture moved the score of one class.
 
-    values: (H, W) float32 saliency map in the original picture's coordinates, [0, 1] unless normalised otherwise.
+    values: (H, W) float32 saliency map in the original picture's coordinates, [0, 1] unless normalised otherwise; (L,)
+    of a signal, (D, H, W) of a volume.
     raws: per layer, (h, w) float32 signed weighted sum of the activations, un-normalised, in units of the score;
     `raw` is the first.
     class_index, label: the class explained; where the target is none, -1 and the target in words.
@@ -105,10 +106,10 @@ class Explanation:
         return ()
 
     @property
-    def peak(self) -> tuple[int, int]:
-        """(x, y) of the highest value, in picture pixels."""
-        y, x = np.unravel_index(int(np.nan_to_num(self.values, nan=-np.inf).argmax()), self.values.shape)
-        return int(x), int(y)
+    def peak(self) -> tuple[int, ...]:
+        """(x, y) of the highest value, in picture pixels; (x,) in a signal, (x, y, z) in a volume."""
+        place = np.unravel_index(int(np.nan_to_num(self.values, nan=-np.inf).argmax()), self.values.shape)
+        return tuple(int(i) for i in reversed(place))
 
     def overlay(self, colormap: str = "jet", opacity: float = 0.5, clip: float | None = None) -> Image.Image:
         """The picture with the map blended over it; a NaN map leaves the picture uncoloured.
@@ -169,10 +170,10 @@ class Explanation:
             "predicted_score": best and _finite(best.score),
             "layer": self.layer,
             "method": self.method,
-            "height": self.values.shape[0],
-            "width": self.values.shape[1],
+            "height": self._plane.shape[0],
+            "width": self._plane.shape[1],
             "peak_x": self.peak[0],
-            "peak_y": self.peak[1],
+            "peak_y": self.peak[1] if len(self.peak) > 1 else 0,
             **{f"region_{name}": value for name, value in region},
             "is_empty": self.is_empty,
             "has_nan": self.has_nan,
@@ -211,8 +212,8 @@ class Explanation:
 
     def __repr__(self) -> str:
         state = f", {self.warnings[0]}" if self.warnings else f", peak at {self.peak}"
-        height, width = self.values.shape
-        return f"<Explanation {self.name!r} {self.strength}: {self.method} at {self.layer!r}, {width}x{height}{state}>"
+        size = "x".join(map(str, reversed(self.values.shape)))
+        return f"<Explanation {self.name!r} {self.strength}: {self.method} at {self.layer!r}, {size}{state}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """What a notebook shows: the overlay, or the map alone where there is no picture, above its caption."""
@@ -228,8 +229,17 @@ class Explanation:
         return {"text/plain": repr(self), "text/html": figure, "image/png": png}
 
     def _map_alone(self) -> Image.Image:
-        black = np.zeros((*self.values.shape, 3), np.uint8)
-        return replace(self, picture=Picture(black, "<tensor>", None)).overlay(opacity=1.0)
+        plane = self._plane
+        if plane.shape[0] == 1:
+            plane = np.repeat(plane, max(1, plane.shape[1] // 8), axis=0)
+        black, whole = np.zeros((*plane.shape, 3), np.uint8), (0, 0, plane.shape[1], plane.shape[0])
+        region = self.region if self.values.ndim == 2 else whole
+        return replace(self, values=plane, picture=Picture(black, "<tensor>", None), region=region).overlay(opacity=1.0)
+
+    @property
+    def _plane(self) -> npt.NDArray[np.float32]:
+        """What can be drawn: (H, W), a signal as one row, of a volume the slice with the highest value."""
+        return self.values[self.peak[2]] if self.values.ndim == 3 else np.atleast_2d(self.values)
 
 
 @dataclass(frozen=True)

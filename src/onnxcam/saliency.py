@@ -51,6 +51,26 @@ def saliency_maps(
     return [_placed(sample, view, normalize, fuse, threads)[0] for sample, view in zip(samples, views, strict=True)]
 
 
+def volume_maps(
+    raws: Sequence[Floats], size: tuple[int, int, int], normalize: str = "minmax", fuse: str = "mean", threads: int = 0
+) -> Floats:
+    """Raw maps (N, d, h, w) of each layer as saliency maps (N, D, H, W): `saliency_maps` with a trilinear resize."""
+    flat = [np.maximum(raw, np.float32(0)).reshape(len(raw), -1, raw.shape[3]) for raw in raws]
+    scaled = [_core.min_max(maps) if normalize == "minmax" else maps for maps in flat]
+    seen = [_trilinear(maps.reshape(raw.shape), size, threads) for maps, raw in zip(scaled, raws, strict=True)]
+    if len(seen) == 1 or fuse != "mean":
+        seen = [_normalized(maps, normalize) for maps in seen]
+    whole = seen[0] if len(seen) == 1 else _normalized(FUSIONS[fuse](np.stack(seen)), normalize)
+    return whole.reshape(-1, *size)
+
+
+def _trilinear(maps: Floats, size: tuple[int, int, int], threads: int) -> Floats:
+    """(N, d, h, w) -> (N, D H, W), slice by slice and then across them."""
+    (n, d, h, w), (D, H, W) = maps.shape, size
+    slices = _core.resize_bilinear(maps.reshape(n * d, h, w), H, W, threads=threads)
+    return _core.resize_bilinear(slices.reshape(n, d, H * W), D, H * W, threads=threads).reshape(n, D * H, W)
+
+
 def _placed(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
     values = _seen(raws, view, normalize, fuse, threads)
     x0, y0, x1, y1 = view.region

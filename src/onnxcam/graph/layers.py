@@ -88,9 +88,9 @@ class Layers:
             )
         last = self.candidates[-1]
         named = {layer.name: layer for layer in self.candidates}
-        if last.layout.kind == "nchw":
+        if last.layout.is_map:
             pooled = self.graph.producer(last.name)
-            coarse = min(last.grid) < _COARSE and pooled is not None and last.op_type in _POOLS
+            coarse = min(last.layout.shape) < _COARSE and pooled is not None and last.op_type in _POOLS
             return named.get(pooled.inputs[0], last) if coarse and pooled is not None else last
         return named.get(norm_before_mixing(self.graph, self.layouts) or "", last)
 
@@ -136,7 +136,7 @@ class Layers:
     @property
     def rule(self) -> str:
         """Why the automatic layer was chosen, in words."""
-        if self.automatic.layout.kind == "nchw":
+        if self.automatic.layout.is_map:
             return "the last spatial map"
         return "the last spatial map" if self.automatic is self.candidates[-1] else "the norm before the last attention"
 
@@ -160,7 +160,8 @@ class Layers:
             hint = f"did you mean {listed}?" if close else "`onnxcam layers MODEL` lists them"
             raise UsageError(f"the model has no layer `{name}`", hint)
         shape = graph.shape(name)
-        stated = stated_layout(layout, shape, picture) if layout else None
+        sides = self.layouts[self.image].shape if self.image in self.layouts else picture
+        stated = stated_layout(layout, shape, sides) if layout else None
         depth = next((i for i, n in enumerate(self._between) if n is node), -1)
         found = self._layer(name, node, depth, stated)
         if found is None:

@@ -1,8 +1,9 @@
 """How a value lies on the picture: channels first or last, or a row of tokens with class tokens in front.
 
-Found from the graph: convolutions make maps (N, K, h, w); from there every axis is followed as factors of batch,
-channels, height and width through transposes, reshapes (windows and their way back, cells merged into channels),
-element-wise operators, norms and linear layers. Where an operator loses them, they come back at residual sums.
+Found from the graph: convolutions make maps (N, K, h, w), of signals (N, K, l), of volumes (N, K, d, h, w); from there
+every axis is followed as factors of batch, channels, depth, height and width through transposes, reshapes (windows and
+their way back, cells merged into channels), element-wise operators, norms and linear layers. Where an operator loses
+them, they come back at residual sums.
 """
 
 import math
@@ -14,24 +15,51 @@ import numpy as np
 from onnxcam.errors import UsageError
 from onnxcam.graph.index import Dim, Graph, Node, Shape
 
-KINDS = ("nchw", "nhwc", "tokens", "channels-tokens")
+# For a picture (H, W), a signal (L,) and a volume (D, H, W): what the axes of each kind hold, in `_Factor`'s letters.
+_PATTERNS = {
+    2: {"nchw": ("k", "h", "w"), "nhwc": ("h", "w", "k"), "tokens": ("hw", "k"), "channels-tokens": ("k", "hw")},
+    1: {"ncl": ("k", "w"), "nlc": ("w", "k"), "nchw": ("k", "", "w"), "nhwc": ("", "w", "k")},
+    3: {
+        "ncdhw": ("k", "d", "h", "w"),
+        "ndhwc": ("d", "h", "w", "k"),
+        "tokens": ("dhw", "k"),
+        "channels-tokens": ("k", "dhw"),
+    },
+}
+KINDS = tuple(dict.fromkeys(kind for patterns in _PATTERNS.values() for kind in patterns))
+_MAPS = ("nchw", "ncl", "ncdhw")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`nchw` (N, K, h, w), `nhwc` (N, h, w, K), `tokens` (N, prefix + h w, K), `channels-tokens` transposed."""
+    """`nchw` (N, K, h, w), `nhwc` (N, h, w, K), `tokens` (N, prefix + h w, K), `channels-tokens` transposed.
+
+    Of signals `ncl` (N, K, l) and `nlc` (N, prefix + l, K), their grid being (1, l); of volumes `ncdhw` and `ndhwc`,
+    their grid being (d h, w): slices one below the other. sides: (l,) or (d, h, w) there.
+    """
 
     kind: str
     grid: tuple[int, int]
     prefix: int = 0
+    sides: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(h, w), (l,) or (d, h, w)."""
+        return self.sides or self.grid
 
     @property
     def cells(self) -> int:
         return self.grid[0] * self.grid[1]
 
     @property
+    def is_map(self) -> bool:
+        """Whether it lies as convolutions make it."""
+        return self.kind in _MAPS
+
+    @property
     def channel_axis(self) -> int:
-        return {"nchw": 1, "nhwc": 3, "tokens": 2, "channels-tokens": 1}[self.kind]
+        return {"nhwc": 3, "tokens": 2, "nlc": 2, "ndhwc": 4}.get(self.kind, 1)
 
     def fits(self, shape: Shape | None) -> bool:
         """Whether a value of this shape can lie so; open dimensions fit anything."""
@@ -41,6 +69,10 @@ class Layout:
             "nhwc": (None, *self.grid, None),
             "tokens": (None, tokens, None),
             "channels-tokens": (None, None, tokens),
+            "ncl": (None, None, tokens),
+            "nlc": (None, tokens, None),
+            "ncdhw": (None, None, *self.sides),
+            "ndhwc": (None, *self.sides, None),
         }
         pattern = wanted[self.kind]
         return (
@@ -69,7 +101,8 @@ _NORMS = frozenset(
 
 @dataclass(frozen=True)
 class _Factor:
-    """Part of an axis: of the batch `n`, channels `k`, height `h`, width `w`, or a row of tokens with class tokens `t`.
+    """Part of an axis: of the batch `n`, channels `k`, depth `d`, height `h`, width `w`, or a row of tokens with class
+    tokens `t`; a signal's length is a width.
 
     step: how many rows or columns one step along it goes; side: of how many; row: how a `t` lies. A size of None is an
     open batch.
@@ -87,30 +120,51 @@ _Axes = tuple[tuple[_Factor, ...], ...]
 
 
 def layouts(graph: Graph, image: str, kind: str) -> dict[str, Layout]:
-    """The layout of every value for which it can be told, the picture input's `kind` (nchw, nhwc) being known."""
+    """The layout of every value for which it can be told, the picture input's `kind` being known.
+
+    kind: nchw or nhwc, which of signals (N, C, L) and volumes (N, C, D, H, W) says channels first or last.
+    """
     known: dict[str, Layout] = {}
     axes: dict[str, _Axes] = {}
-    grids: dict[int, tuple[int, int]] = {}
+    grids: dict[int, Layout] = {}
+    start = graph.shape(image)
+    sides = len(start) - 2 if start is not None else 2
+    if sides not in _PATTERNS:
+        return known
 
     def learn(value: str, found: Layout) -> None:
         known[value] = found
-        grids[found.cells] = found.grid
+        grids[found.cells] = found
         axes.setdefault(value, _axes(found, graph.shape(value) or ()))
 
-    start = graph.shape(image)
-    if start is not None and len(start) == 4 and (found := _on_grid(kind, start)) is not None:
+    if start is not None and (found := _on_grid(_PATTERN_OF[sides, kind], start, sides)) is not None:
         learn(image, found)
     for node in graph.nodes:
         for output in node.outputs:
             shape = graph.shape(output) if output else None
             if shape is None:
                 continue
-            moved = _moved(graph, node, shape, axes)
+            moved = None if _is_mapper(node, shape, sides) else _moved(graph, node, shape, axes)
             if moved is not None:
                 axes[output] = moved
-            if (found := _layout(graph, node, shape, known, grids, moved)) is not None:
+            if (found := _layout(graph, node, shape, known, grids, moved, sides)) is not None:
                 learn(output, found)
     return known
+
+
+def layout_of(kind: str, sides: Sequence[int]) -> Layout:
+    """How the input lies: channels first (nchw) or last (nhwc), and its (H, W), (L,) or (D, H, W)."""
+    return _of_sides(_PATTERN_OF[len(sides), kind], sides)
+
+
+# Channels first and last, by the number of a picture's sides.
+_PATTERN_OF = {(2, "nchw"): "nchw", (2, "nhwc"): "nhwc", (1, "nchw"): "ncl", (1, "nhwc"): "nlc",
+               (3, "nchw"): "ncdhw", (3, "nhwc"): "ndhwc"}  # fmt: skip
+
+
+def _is_mapper(node: Node, shape: Shape, sides: int) -> bool:
+    """Whether a node makes a map; a signal may be convolved as a picture of one row."""
+    return node.op_type in _MAPPERS and len(shape) in ((3, 4) if sides == 1 else (sides + 2,))
 
 
 def _layout(
@@ -118,12 +172,13 @@ def _layout(
     node: Node,
     shape: Shape,
     known: dict[str, Layout],
-    grids: dict[int, tuple[int, int]],
+    grids: dict[int, Layout],
     moved: _Axes | None,
+    sides: int,
 ) -> Layout | None:
-    if node.op_type in _MAPPERS and len(shape) == 4 and not node.attrs.get("channels_last"):
-        return _on_grid("nchw", shape)
-    if moved is not None and (found := _lying(moved)) is not None:
+    if _is_mapper(node, shape, sides) and not node.attrs.get("channels_last"):
+        return _on_grid("nchw" if len(shape) == 4 else _PATTERN_OF[sides, "nchw"], shape, sides)
+    if moved is not None and (found := _lying(moved, sides)) is not None:
         return found
     first = known.get(node.inputs[0]) if node.inputs else None
     if node.op_type == "Transpose" or node.op_type in _RESHAPES or node.op_type == "Gather":
@@ -133,13 +188,26 @@ def _layout(
     if node.op_type == "Slice":
         return _cut(graph, node, first, shape)
     if _is_over_features(graph, node):
-        return None if first is not None or moved is not None else _features_last(shape, grids)
+        return None if first is not None or moved is not None else _features_last(shape, grids, sides)
     return next((known[i] for i in node.inputs if i in known and known[i].fits(shape)), None)
 
 
-def _on_grid(kind: str, shape: Shape) -> Layout | None:
-    h, w = (shape[2], shape[3]) if kind == "nchw" else (shape[1], shape[2])
-    return Layout(kind, (h, w)) if isinstance(h, int) and isinstance(w, int) else None
+def _on_grid(kind: str, shape: Shape, count: int = 2) -> Layout | None:
+    """A map without class tokens, where the shape says all its sides; count: of the picture's."""
+    sides = shape[1:-1] if kind in ("nhwc", "nlc", "ndhwc") else shape[2:]
+    whole = tuple(d for d in sides if isinstance(d, int))
+    if len(whole) < len(sides):
+        return None
+    if count == 1 and len(whole) == 2:  # a signal as a picture of one row
+        return _of_sides(kind, whole[1:]) if whole[0] == 1 else None
+    return _of_sides(kind, whole)
+
+
+def _of_sides(kind: str, sides: Sequence[int], prefix: int = 0) -> Layout:
+    """The layout of a picture's, signal's or volume's sides."""
+    if len(sides) == 2:
+        return Layout(kind, (sides[0], sides[1]), prefix)
+    return Layout(kind, (math.prod(sides[:-1]), sides[-1]), prefix, tuple(sides))
 
 
 def _is_over_features(graph: Graph, node: Node) -> bool:
@@ -147,13 +215,15 @@ def _is_over_features(graph: Graph, node: Node) -> bool:
     return node.op_type in _NORMS or (node.op_type == "MatMul" and graph.constant_rank(node.inputs[1]) == 2)
 
 
-def _features_last(shape: Shape, grids: dict[int, tuple[int, int]]) -> Layout | None:
+def _features_last(shape: Shape, grids: dict[int, Layout], sides: int) -> Layout | None:
     """Features last on a grid that was met before, where the layout was lost on the way."""
-    if len(shape) == 4:
+    if len(shape) == 4 and sides == 2:
         found = _on_grid("nhwc", shape)
-        return found if found is not None and grids.get(found.cells) == found.grid else None
+        return found if found is not None and found.cells in grids and grids[found.cells].grid == found.grid else None
     tokens = shape[1] if len(shape) == 3 else None
-    return Layout("tokens", grids[tokens]) if isinstance(tokens, int) and tokens in grids else None
+    if not isinstance(tokens, int) or tokens not in grids:
+        return None
+    return _of_sides("nlc" if sides == 1 else "tokens", grids[tokens].shape)
 
 
 # --- axes ---------------------------------------------------------------------------------------------------------
@@ -162,38 +232,32 @@ def _features_last(shape: Shape, grids: dict[int, tuple[int, int]]) -> Layout | 
 def _axes(layout: Layout, shape: Shape) -> _Axes:
     n = _Factor("n", shape[0] if isinstance(shape[0], int) else None)
     channels = shape[layout.channel_axis]
-    k = (_Factor("k", channels if isinstance(channels, int) else None),)
-    h, w = (_Factor(name, size, side=size) for name, size in zip("hw", layout.grid, strict=True))
-    if layout.kind == "nchw":
-        return (n,), k, (h,), (w,)
-    if layout.kind == "nhwc":
-        return (n,), (h,), (w,), k
-    cells = (_Factor("t", layout.prefix + layout.cells, row=layout),) if layout.prefix else (h, w)
-    return ((n,), cells, k) if layout.kind == "tokens" else ((n,), k, cells)
+    letters = "dhw"[-len(layout.shape) :]
+    factors = {name: _Factor(name, size, side=size) for name, size in zip(letters, layout.shape, strict=True)}
+    factors["k"] = _Factor("k", channels if isinstance(channels, int) else None)
+    row = (_Factor("t", layout.prefix + layout.cells, row=layout),)
+    pattern = _PATTERNS[len(layout.shape)][layout.kind]
+    held = (row if layout.prefix and axis != "k" else tuple(factors[name] for name in axis) for axis in pattern)
+    return ((n,), *held)
 
 
-_PATTERNS = {"nchw": ("k", "h", "w"), "nhwc": ("h", "w", "k"), "tokens": ("hw", "k"), "channels-tokens": ("k", "hw")}
-
-
-def _lying(axes: _Axes) -> Layout | None:
+def _lying(axes: _Axes, sides: int) -> Layout | None:
     """The layout that axes make, if any: the batch alone, and whole sides; finer steps of them may be channels."""
     batch, *rest = axes
     if any(f.of != "n" for f in batch) or any(f.of == "n" for axis in rest for f in axis):
         return None
-    for kind, pattern in _PATTERNS.items():
+    for kind, pattern in _PATTERNS[sides].items():
         if len(pattern) != len(rest):
             continue
-        features = rest[pattern.index("k")]
-        sides = [axis for name, axis in zip(pattern, rest, strict=True) if name != "k"]
-        if any(f.of == "t" for f in features):
+        if any(f.of == "t" for f in rest[pattern.index("k")]):
             continue
-        if "hw" in pattern and len(sides[0]) == 1 and (row := sides[0][0].row) is not None:
+        spatial = [axis for name, axis in zip(pattern, rest, strict=True) if name != "k"]
+        if kind in ("tokens", "channels-tokens", "nlc", "ncl") and len(spatial[0]) == 1 and (row := spatial[0][0].row):
             return replace(row, kind=kind)
-        names = ["".join(f.of for f in side) for side in sides]
-        whole = all((f.size or 0) * f.step == f.side for side in sides for f in side)
+        names = ["".join(f.of for f in side) for side in spatial]
+        whole = all((f.size or 0) * f.step == f.side for side in spatial for f in side)
         if whole and names == [name for name in pattern if name != "k"]:
-            h, w = (f.size or 0 for side in sides for f in side)
-            return Layout(kind, (h, w))
+            return _of_sides(kind, [f.size or 0 for side in spatial for f in side])
     return None
 
 
@@ -202,7 +266,7 @@ def _moved(graph: Graph, node: Node, shape: Shape, axes: dict[str, _Axes]) -> _A
     source = axes.get(node.inputs[0]) if node.inputs else None
     if source is None and node.op_type in (*_RESHAPES, *_NORMS, "MatMul", "Slice", "Split", "Transpose"):
         return None
-    if (node.op_type in _MAPPERS and len(shape) == 4) or node.op_type in ("Concat", "Gather"):
+    if node.op_type in ("Concat", "Gather"):
         return None
     if source is None:
         return next((axes[i] for i in node.inputs if i in axes and graph.shape(i) == shape), None)
@@ -320,8 +384,11 @@ def _joined(graph: Graph, node: Node, known: dict[str, Layout], shape: Shape) ->
     axis = node.attrs["axis"] % len(shape)
     if axis == last.channel_axis:
         return last if all(p is not None and p.grid == last.grid and p.kind == last.kind for p in parts) else None
-    if last.kind in ("nchw", "nhwc"):
-        return _on_grid(last.kind, shape) if all(p is not None and p.kind == last.kind for p in parts) else None
+    apart = last.kind not in ("tokens", "channels-tokens")
+    if apart and all(p is not None and p.kind == last.kind and not p.prefix for p in parts):
+        return _on_grid(last.kind, shape, len(last.shape))
+    if apart and last.kind not in ("ncl", "nlc"):
+        return None
     total = shape[axis]
     if not isinstance(total, int) or any(p is not None for p in parts[:-1]):
         return None
@@ -332,8 +399,8 @@ def _cut(graph: Graph, node: Node, source: Layout | None, shape: Shape) -> Layou
     """Spatial parts and steps of a map, channels of anything, and the class tokens cut off again."""
     if source is None:
         return None
-    if source.kind in ("nchw", "nhwc"):
-        return _on_grid(source.kind, shape)
+    if source.kind not in ("tokens", "channels-tokens") and not source.prefix:
+        return _on_grid(source.kind, shape, len(source.shape))
     if source.fits(shape):
         return source
     bare = replace(source, prefix=0)
@@ -348,22 +415,30 @@ def _starts_at(graph: Graph, node: Node, position: int) -> bool:
 def stated_layout(text: str, shape: Shape | None, picture: Sequence[int]) -> Layout:
     """The layout that a user states: `nchw`, `nhwc`, `tokens` or `tokens:PREFIX`, its grid from the shape.
 
-    A row of tokens is laid on the grid whose aspect is nearest to the picture's (H, W).
+    A row of tokens is laid on the grid whose aspect is nearest to the picture's (H, W); where the picture is a signal
+    (L,), along it. Signals and volumes (D, H, W) have `ncl`, `nlc`, `nlc:PREFIX`, `ncdhw` and `ndhwc`.
 
     Raises: UsageError where the text or the shape does not allow it.
     """
     kind, colon, prefix = text.partition(":")
-    if kind not in KINDS or (colon and (not prefix.isdigit() or "tokens" not in kind)):
+    rows = ("tokens", "channels-tokens", "nlc", "ncl")
+    if kind not in KINDS or (colon and (not prefix.isdigit() or kind not in rows)):
         raise UsageError(f"unknown layer layout `{text}`", "use nchw, nhwc, tokens or tokens:PREFIX, such as tokens:1")
     shown = list(shape) if shape is not None else "unknown"
-    if kind in ("nchw", "nhwc") and shape is not None and len(shape) == 4:
-        found = _on_grid(kind, shape)
-        if found is not None:
-            return found
-    if kind in ("tokens", "channels-tokens") and shape is not None and len(shape) == 3:
-        count = shape[1 if kind == "tokens" else 2]
-        if isinstance(count, int) and count > int(prefix or 0):
-            return Layout(kind, token_grid(count - int(prefix or 0), picture), int(prefix or 0))
+    if len(picture) == 1:
+        kind = {"tokens": "nlc", "channels-tokens": "ncl"}.get(kind, kind)
+    if kind in _PATTERNS[len(picture)] and shape is not None and len(shape) == len(_PATTERNS[len(picture)][kind]) + 1:
+        if kind not in rows:
+            found = _on_grid(kind, shape, len(picture))
+            if found is not None:
+                return found
+        elif len(picture) < 3:
+            skipped = int(prefix or 0)
+            count = shape[1 if kind in ("tokens", "nlc") else 2]
+            if isinstance(count, int) and count > skipped:
+                cells = count - skipped
+                sides = (cells,) if len(picture) == 1 else token_grid(cells, picture)
+                return _of_sides(kind, sides, skipped)
     raise UsageError(f"layout `{text}` does not fit the layer's shape {shown}", "`onnxcam layers MODEL` shows shapes")
 
 
@@ -386,7 +461,7 @@ def norm_before_mixing(graph: Graph, known: dict[str, Layout]) -> str | None:
     nodes = [n for n in graph.nodes if n.op_type not in ("Shape", "Size")]  # sizes are no way back
     for node in reversed(nodes):
         if any(_on_tokens(known, o) or o in lost for o in node.outputs):
-            astray = [i for i in node.reads if i not in known or known[i].kind == "channels-tokens"]
+            astray = [i for i in node.reads if i not in known or known[i].kind in ("channels-tokens", "ncl")]
             lost.update(astray)
             if node.op_type not in MOVES or mixed & set(node.outputs):
                 mixed.update(astray)
@@ -415,7 +490,7 @@ def norm_before_mixing(graph: Graph, known: dict[str, Layout]) -> str | None:
 
 
 def _on_tokens(known: dict[str, Layout], value: str) -> bool:
-    return value in known and known[value].kind in ("tokens", "nhwc")
+    return value in known and known[value].kind in ("tokens", "nhwc", "nlc", "ndhwc")
 
 
 def _is_norm(graph: Graph, node: Node) -> bool:
@@ -454,7 +529,7 @@ def vanishes(graph: Graph, value: str, known: dict[str, Layout]) -> bool:
             if _picks_prefix(graph, node, known[current]):
                 continue
             for output in node.outputs:
-                if output not in known or known[output].kind != "tokens" or not known[output].prefix:
+                if output not in known or not _on_tokens(known, output) or not known[output].prefix:
                     return False
                 if output not in seen:
                     seen.add(output)

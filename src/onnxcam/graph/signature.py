@@ -1,13 +1,14 @@
 """What the model takes: which input is the picture, its layout, size, type and quantisation."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxcam.errors import ModelError, UsageError
-from onnxcam.graph.index import Dim, value_type
+from onnxcam.graph.index import Dim, Shape, value_type
 from onnxcam.graph.load import declared_inputs
 
 _CHANNELS = (1, 3)
@@ -17,6 +18,8 @@ _CHANNELS = (1, 3)
 class ImageInput:
     """The picture input: `layout` is nchw or nhwc; open sizes are None; `batch` None means any number of pictures.
 
+    sides: 2 of a picture (H, W), 1 of a signal (L,), 3 of a volume (D, H, W). A signal counts as a picture of one row,
+    a volume as its slices one below the other, of `height` D H; there `layout` says channels first or last.
     inside: where the graph starts by normalising a float picture, the factor on pixels 0..255 that it expects: 1 or
     1/255.
     """
@@ -30,46 +33,94 @@ class ImageInput:
     batch: int | None
     quantization: tuple[float, int] | None
     inside: float | None = None
+    sides: int = 2
+    depth: int | None = None
 
     def bound(self, size: tuple[int, int]) -> list[Dim]:
         """The input's shape for pictures of `size` (H, W); an open batch stays symbolic, as `N`."""
         batch: Dim = self.batch if self.batch is not None else "N"
-        return [batch, self.channels, *size] if self.layout == "nchw" else [batch, *size, self.channels]
+        sides = self.spatial(size)
+        return [batch, self.channels, *sides] if self.layout == "nchw" else [batch, *sides, self.channels]
+
+    def spatial(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """`size` (H, W) as the input has it: (H, W), (L,) or (D, H, W)."""
+        if self.sides == 2:
+            return size
+        return (size[1],) if self.sides == 1 else (self.depth or 1, size[0] // (self.depth or 1), size[1])
+
+    def asked(self, size: Sequence[int]) -> tuple["ImageInput", tuple[int, int]]:
+        """The input and (H, W) where (H, W), (L,) or (D, H, W) is asked for.
+
+        Raises: UsageError for another number of sides.
+        """
+        if len(size) != self.sides:
+            names = {1: "(L,)", 2: "(H, W)", 3: "(D, H, W)"}[self.sides]
+            raise UsageError(f"`{self.name}` takes sizes {names}, not {tuple(size)}", f"give {self.sides} numbers")
+        depth = size[0] if self.sides == 3 else None
+        return replace(self, depth=depth), (math.prod(size[:-1]), size[-1])
+
+    @property
+    def plane(self) -> str:
+        """What it takes, in words."""
+        return {1: "signals", 2: "pictures", 3: "volumes"}[self.sides]
 
 
 def image_input(model: ModelProto, name: str, layout: str | None = None) -> ImageInput:
-    """Find the input that takes the picture: rank 4, with 1 or 3 channels first or last.
+    """Find the input that takes the picture: rank 4; else a volume, rank 5, or a signal, rank 3.
 
-    layout: `nchw` or `nhwc` where the shape does not tell. Channels last are recognised by a last axis of 1 or 3
-    whose second axis is neither.
+    layout: `nchw` or `nhwc` where the shape does not tell; `ncl`, `nlc`, `ncdhw`, `ndhwc` of signals and volumes.
+    Channels last are recognised by a last axis of 1 or 3 whose second axis is neither, or by what reads the input.
 
     Raises: ModelError where no input looks like a picture, or other inputs would have to be fed too.
     """
     inputs = {i.name: value_type(i) for i in declared_inputs(model)}
-    found = [(n, t.shape, t.dtype) for n, t in inputs.items() if t.shape is not None and len(t.shape) == 4]
+    shapes = {n: t.shape for n, t in inputs.items() if t.shape is not None and len(t.shape) in (3, 4, 5)}
     listing = ", ".join(f"`{n}` {list(t.shape) if t.shape is not None else '?'}" for n, t in inputs.items())
-    if not found:
+    if not shapes:
         raise ModelError(
             f"{name} has no picture input: {listing or 'it has no inputs'}",
-            "onnxcam explains models with one input of rank 4, (N, C, H, W) or (N, H, W, C)",
+            "onnxcam explains models with one input: a picture (N, C, H, W) or (N, H, W, C), a signal (N, C, L), or a "
+            "volume (N, C, D, H, W)",
         )
     if len(inputs) > 1:
         raise ModelError(
             f"{name} needs {len(inputs)} inputs: {listing}",
             "onnxcam explains models with one input, the picture; give the others fixed values in the file",
         )
-    value, shape, dtype = found[0]
+    value, shape = next(iter(shapes.items()))
+    sides = len(shape) - 2
     if layout is None:
-        layout = "nhwc" if shape[3] in _CHANNELS and shape[1] not in _CHANNELS else "nchw"
-    elif layout not in ("nchw", "nhwc"):
-        raise UsageError(f"unknown input layout `{layout}`", "use `nchw` or `nhwc`")
+        layout = _channels_last(model, value, shape)
+    elif layout not in _LAYOUTS[sides]:
+        expected = " or ".join(f"`{known}`" for known in _LAYOUTS[sides])
+        raise UsageError(f"unknown input layout `{layout}`", f"use {expected}")
+    last = layout in ("nhwc", "nlc", "ndhwc")
     batch, *rest = (d if isinstance(d, int) and d > 0 else None for d in shape)
-    channels, height, width = rest if layout == "nchw" else (rest[2], rest[0], rest[1])
-    kind = np.dtype(helper.tensor_dtype_to_np_dtype(dtype)).name
-    quantization, inside = _quantization(model, value), _inside(model, value, channels or 3)
-    if np.dtype(kind).kind != "f":
-        inside = None
-    return ImageInput(value, kind, layout, channels or 3, height, width, batch, quantization, inside)
+    channels, *lengths = rest if not last else (rest[-1], *rest[:-1])
+    depth = lengths[0] if sides == 3 else None
+    above = [d for d in lengths[:-1] if d is not None]
+    height = math.prod(above) if len(above) == sides - 1 else None
+    kind = np.dtype(helper.tensor_dtype_to_np_dtype(inputs[value].dtype)).name
+    inside = _inside(model, value, channels or 3) if np.dtype(kind).kind == "f" and sides == 2 else None
+    where = "nhwc" if last else "nchw"
+    of_color = channels or (3 if sides == 2 else 1)
+    quantization = _quantization(model, value)
+    return ImageInput(value, kind, where, of_color, height, lengths[-1], batch, quantization, inside, sides, depth)
+
+
+_LAYOUTS = {1: ("ncl", "nlc"), 2: ("nchw", "nhwc"), 3: ("ncdhw", "ndhwc")}
+
+
+def _channels_last(model: ModelProto, value: str, shape: Shape) -> str:
+    """The input's layout by its shape, or, of signals, by what reads it first."""
+    first, last = _LAYOUTS[len(shape) - 2]
+    if len(shape) > 3:
+        return last if shape[-1] in _CHANNELS and shape[1] not in _CHANNELS else first
+    reader = next((n for n in model.graph.node if value in n.input), None)
+    if reader is not None and reader.op_type == "Unsqueeze" and len(reader.input) > 1:
+        axes = _constants(model).get(reader.input[1])
+        return last if axes is not None and numpy_helper.to_array(axes).reshape(-1).tolist() == [1] else first
+    return last if reader is not None and reader.op_type in ("Transpose", "MatMul") else first
 
 
 def _quantization(model: ModelProto, value: str) -> tuple[float, int] | None:

@@ -133,14 +133,14 @@ def lowest_at_zero(scores: Floats, layout: Layout) -> Floats:
 
 def _single_cells(a: Floats, layout: Layout) -> Iterator[Floats]:
     """A sample (K, h, w), or as it lies, with one cell kept; class tokens stay."""
-    by_cell = (layout.cells, -1) if layout.kind != "nchw" else (-1, layout.cells)
+    by_cell = (-1, layout.cells) if layout.is_map else (layout.cells, -1)
     for cell in range(layout.cells):
         kept = np.zeros_like(a)
-        if layout.kind == "tokens":
+        if layout.kind in ("tokens", "nlc"):
             kept[: layout.prefix] = a[: layout.prefix]
             kept[layout.prefix + cell] = a[layout.prefix + cell]
-        elif layout.kind == "nhwc":
-            kept.reshape(by_cell)[cell] = a.reshape(by_cell)[cell]
-        else:
+        elif layout.is_map:
             kept.reshape(by_cell)[:, cell] = a.reshape(by_cell)[:, cell]
+        else:
+            kept.reshape(by_cell)[cell] = a.reshape(by_cell)[cell]
         yield kept

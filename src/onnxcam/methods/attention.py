@@ -29,6 +29,7 @@ def token_layer(graph: Graph, head: Head, layer: Layer) -> None:
 
 @looped(
     "vitreciprocam",
+    planar=True,
     formula="M_ij = score of the head with the tokens kept around (i, j), weighed by a 3 x 3 Gaussian",
     paper="Byun and Lee, ViT-ReciproCAM, 2023",
     passes="1 + h w heads",
@@ -98,6 +99,7 @@ def attention_maps(graph: Graph, head: Head, layer: Layer) -> list[str]:
 
 @method(
     "legrad",
+    planar=True,
     formula="M = mean over blocks, heads and queries of max(0, d score / d attention)",
     paper="Bousselham et al., LeGrad, 2024",
     combine="none",

@@ -202,6 +202,7 @@ def deconvnet(context: MethodContext) -> str:
 
 @method(
     "guidedgradcam",
+    planar=True,
     formula="M = max_c |Grad-CAM enlarged * guided G|",
     paper="Selvaraju et al., Grad-CAM, ICCV 2017",
     combine="none",

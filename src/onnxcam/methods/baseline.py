@@ -23,6 +23,7 @@ def random(loop: Loop) -> list[Floats]:
 
 @looped(
     "sobel",
+    planar=True,
     formula="M = (|dx/dh| + |dx/dw|) / 2 of the channel mean, 3 x 3 Sobel filter",
     paper="pytorch-grad-cam, sobel_cam",
     passes="1",

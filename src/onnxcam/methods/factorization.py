@@ -99,8 +99,8 @@ def _everywhere(a: Floats, layout: Layout, concepts: Doubles) -> Iterator[Floats
     """A sample as it lies in the model, every cell replaced by one of the concepts (K, n); class tokens stay."""
     for concept in concepts.T:
         filled = a.copy()
-        if layout.kind == "nchw":
-            filled[:] = concept[:, np.newaxis, np.newaxis]
+        if layout.is_map:
+            filled[:] = concept.reshape(-1, *(1 for _ in filled.shape[1:]))
         else:
             filled[layout.prefix :] = concept
         yield filled

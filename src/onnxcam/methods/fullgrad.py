@@ -11,6 +11,7 @@ from onnxcam.methods.registry import MethodContext, method
 
 @method(
     "fullgrad",
+    planar=True,
     formula="M = sum_c S(|x_c G_c|) + sum over convolutions and batch norms of sum_k S(|b_k G_k|), S min-max, enlarged",
     paper="Srinivas and Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS 2019",
     combine="none",
@@ -25,21 +26,23 @@ def fullgrad(context: MethodContext) -> str:
     another. The layer plays no part.
     """
     graph, picture = context.graph, context.picture
-    biases = {n.outputs[0]: b for n in graph.nodes if (b := _bias(graph, n)) is not None}
+    rank = len(picture.layout.shape) + 2
+    biases = {n.outputs[0]: b for n in graph.nodes if (b := _bias(graph, n, rank)) is not None}
     gradients = differentiate(graph, context.op, context.target.score, [picture.name, *biases])
     op = context.op
     x = context.activations
     own = gradients[picture.name]
     terms = [op.Mul(x, context.channels_first(own))] if own is not None else []
     shaped = {v: op.floats(b.reshape(1, -1, 1, 1)) for v, b in biases.items()}
-    terms += [op.Mul(g, shaped[v]) for v in biases if (g := gradients[v]) is not None]
+    found = {v: g for v in biases if (g := gradients[v]) is not None}
+    terms += [op.Mul(op.Unsqueeze(g, [2]) if rank == 3 else g, shaped[v]) for v, g in found.items()]
     summed = [op.ReduceSum(min_max(op, op.Abs(t)), [1], keepdims=1) for t in terms]
     return str(op.Sum(*(enlarged(op, s, picture.grid) for s in summed)))
 
 
-def _bias(graph: Graph, node: Node) -> npt.NDArray[np.floating] | None:
-    """The bias (K,) of a convolution or a batch norm over pictures; None where there is none, or it is not constant."""
-    if len(graph.shape(node.outputs[0]) or ()) != 4:
+def _bias(graph: Graph, node: Node, rank: int) -> npt.NDArray[np.floating] | None:
+    """The bias (K,) of a convolution or a batch norm over maps; None where there is none, or it is not constant."""
+    if len(graph.shape(node.outputs[0]) or ()) != rank:
         return None
     if node.kind == "Conv" and len(node.inputs) > 2:
         return graph.constant(node.inputs[2])

@@ -14,6 +14,7 @@ CHANNELS = Option(0, "only this many channels, those with the largest deviation 
 
 @looped(
     "scorecam",
+    planar=True,
     formula="alpha = softmax_k(score of x times U_k), U_k the channel enlarged and scaled to [0, 1]",
     paper="Wang et al., Score-CAM, CVPR Workshops 2020",
     passes="1 + K",
@@ -30,6 +31,7 @@ def scorecam(loop: Loop) -> list[Floats]:
 
 @looped(
     "sscam",
+    planar=True,
     formula="alpha = softmax_k(mean_i score of x times (U_k + noise_i))",
     paper="Wang et al., SS-CAM, 2020",
     passes="1 + samples K",
@@ -57,6 +59,7 @@ def sscam(loop: Loop) -> list[Floats]:
 
 @looped(
     "iscam",
+    planar=True,
     formula="alpha = softmax_k(mean_i score of x times U_k i / samples), i = 1 ... samples",
     paper="Naidu et al., IS-CAM, 2020",
     passes="1 + samples K",
@@ -117,6 +120,7 @@ def _enlarged(a: Floats, channels: npt.NDArray[np.intp], size: tuple[int, int], 
 
 @looped(
     "rise",
+    planar=True,
     formula="M = sum_i score of x times mask_i * mask_i / (masks p)",
     paper="Petsiuk et al., RISE, BMVC 2018",
     passes="1 + masks",
@@ -159,6 +163,7 @@ def _random_masks(loop: Loop, count: int, p: float) -> Iterator[Floats]:
 
 @looped(
     "occlusion",
+    planar=True,
     formula="M = mean over the windows on a pixel of score(x) - score(x without the window)",
     paper="Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014",
     passes="1 + windows",

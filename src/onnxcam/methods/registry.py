@@ -112,15 +112,18 @@ class MethodContext:
         return gradient
 
     def channels_first(self, value: str) -> str:
-        """A value that lies like the layer as (N, K, h, w), class tokens left out."""
+        """A value that lies like the layer as (N, K, h, w), class tokens left out, the grid being the layout's."""
         op, layout = self.op, self.layer.layout
         if layout.kind == "nchw":
             return value
         if layout.kind == "nhwc":
             return str(op.Transpose(value, perm=[0, 3, 1, 2]))
         if layout.prefix:
-            value = op.Slice(value, [layout.prefix], [layout.prefix + layout.cells], [1])
-        return str(op.Reshape(op.Transpose(value, perm=[0, 2, 1]), [0, -1, *layout.grid]))
+            axis = 3 - layout.channel_axis
+            value = op.Slice(value, [layout.prefix], [layout.prefix + layout.cells], [axis])
+        if (last := layout.channel_axis) != 1:
+            value = op.Transpose(value, perm=[0, last, *range(1, last)])
+        return str(op.Reshape(value, [0, -1, *layout.grid]))
 
 
 def _sizes(value: ValueInfoProto) -> list[Dim]:
@@ -169,7 +172,7 @@ class Method:
     passes: forward passes of the model for one sample. requires raises UnsupportedError where the head does not have
     the form that the method needs. at_input: the "layer" is the picture input itself. on_grid: the map that the
     function makes lies on the layer's grid, not on the picture's. cut: the value behind which the loop runs the head
-    alone.
+    alone. planar: it enlarges or masks in the plane of a picture, so that volumes are beyond it.
     """
 
     name: str
@@ -185,6 +188,7 @@ class Method:
     at_input: bool = False
     on_grid: bool = False
     cut: CutFunction | None = None
+    planar: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
@@ -270,6 +274,8 @@ def possible_methods(
 
     def possible(row: Method) -> bool:
         where = picture if row.at_input else layer
+        if row.planar and len(picture.layout.shape) == 3:
+            return False
         if row.gradients and blocked.get(where.name, True):
             return False
         return explained_by(row, graph, head, where)
