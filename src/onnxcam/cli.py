@@ -71,8 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("-o", "--output", metavar="PATH", help=kinds)
     explain.add_argument("--target", metavar="CLASS", help="label or index (default: the predicted class)")
     _method_options(explain)
+    _target_options(explain)
     _box_options(explain)
     _picture_options(explain)
+    _input_options(explain)
     _drawing_options(explain, clip=True)
     _folder_options(explain)
     _runtime_options(explain, choice=True)
@@ -82,8 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("model", metavar="MODEL", help="an .onnx file")
     export.add_argument("-o", "--output", metavar="PATH", type=Path, help="default ./MODEL.cam.onnx")
     _method_options(export)
+    _target_options(export)
     _export_options(export)
     _picture_options(export)
+    _input_options(export)
     _drawing_options(export)
     _runtime_options(export)
     export.set_defaults(run=_export)
@@ -108,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     for command, run in ((layers, _layers), (check, _check)):
         command.add_argument("model", metavar="MODEL", help="an .onnx file")
         command.add_argument("--size", metavar="HxW", type=_size, help="where the model leaves it open")
+        _input_options(command)
         command.add_argument("--input-layout", choices=("nchw", "nhwc"), help="where the shape does not tell")
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(run=run)
@@ -165,6 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_SCORES = ("logit", "counterfactual", "probability", "log-probability", "rest", "finer")
+
+
 def _method_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is explained")
     group.add_argument("--method", default="gradcam", metavar="NAME", help="`onnxcam methods` lists them")
@@ -182,9 +190,29 @@ def _method_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--batch-size", metavar="N", type=int, default=32, help="of methods that run the model often")
     group.add_argument("--seed", metavar="N", type=int, default=0, help="of methods that draw (default %(default)s)")
-    group.add_argument("--score", default="logit", choices=("logit", "probability", "log-probability", "rest", "finer"))
+    group.add_argument("--score", default="logit", choices=_SCORES)
     group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
     group.add_argument("--normalize", default="minmax", choices=("minmax", "max", "none"))
+
+
+def _target_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is explained in place of a class (docs/targets.md)")
+    group.add_argument("--against", metavar="CLASS", help="the class minus this one")
+    group.add_argument("--element", metavar="OUTPUT[I,...]", help="one number of an output, or the sum of a part of it")
+    group.add_argument("--similar-to", metavar="FILE", help="likeness of embeddings to a picture's or a .npy file's")
+    group.add_argument("--unlike", metavar="FILE", help="unlikeness to it")
+    group.add_argument("--mask", metavar="FILE", help="of a segmenter: the class where this picture or .npy is not 0")
+    group.add_argument("--region", metavar="X0,Y0,X1,Y1", type=_numbers, help="of a segmenter: the class in this box")
+    group.add_argument("--background", metavar="INDEX", help="of a segmenter: the class that is none, or `none`")
+    group.add_argument("--multi-label", action="store_true", help="of a segmenter: a pixel may be of several classes")
+
+
+def _input_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("models with several inputs (docs/several-inputs.md)")
+    group.add_argument("--input", metavar="NAME", help="the one that takes the picture")
+    group.add_argument(
+        "--feed", metavar="NAME=VALUE", action="append", default=[], help="of another one: numbers, or a .npy file"
+    )
 
 
 def _box_options(parser: argparse.ArgumentParser) -> None:
@@ -234,7 +262,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--target", metavar="CLASS", action="append", help="one that may hold commas; give several")
     which.add_argument("--top", metavar="K", type=int, help="the K highest classes")
-    group.add_argument("--score", default="logit", choices=("logit", "probability", "log-probability", "rest", "finer"))
+    group.add_argument("--score", default="logit", choices=_SCORES)
     group.add_argument("--layer-layout", metavar="LAYOUT", help="nchw, nhwc or tokens[:PREFIX]")
     group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
     group = parser.add_argument_group("two models")
@@ -312,6 +340,7 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--retry", action=argparse.BooleanOptionalAction, default=True, help="of bad pictures")
     group.add_argument("--restart", action="store_true", help="delete what an earlier run recorded, begin anew")
     group.add_argument("--max-pixels", type=int, metavar="N", help="of a picture (default 178956970)")
+    group.add_argument("--max-model-bytes", type=int, metavar="N", help="with external files (default 16 GiB)")
 
 
 def _runtime_options(parser: argparse.ArgumentParser, choice: bool = False) -> None:
@@ -381,6 +410,7 @@ def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "labels": arguments.labels,
         "size": arguments.size,
         "input_layout": arguments.input_layout,
+        **_inputs(arguments),
         **({"runtime": arguments.runtime} if hasattr(arguments, "runtime") else {}),
         "providers": [arguments.provider] if arguments.provider else None,
         "custom_ops_library": arguments.custom_ops,
@@ -389,17 +419,40 @@ def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _options(pairs: Sequence[str]) -> dict[str, str]:
+    return _pairs(pairs, "--option", "masks=500")
+
+
+def _pairs(pairs: Sequence[str], option: str, example: str) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
-            raise UsageError(f"`--option {pair}` is not NAME=VALUE", "such as `--option masks=500`")
+            raise UsageError(f"`{option} {pair}` is not NAME=VALUE", f"such as `{option} {example}`")
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def _inputs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Which input is the picture, and what the others are fed."""
+    if not hasattr(arguments, "feed"):
+        return {}
+    return {"input_name": arguments.input, "feeds": _pairs(arguments.feed, "--feed", "age=42")}
+
+
+_TARGETS = ("against", "element", "mask", "region", "multi_label", "background", "similar_to", "unlike")
+
+
+def _target(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is explained in place of a class."""
+    from onnxcam.targets.options import chosen_target
+
+    given = {name: getattr(arguments, name) for name in _TARGETS if hasattr(arguments, name)}
+    return {"target": chosen_target(target=arguments.target, output=arguments.class_output, **given)} if given else {}
 
 
 def _explainer(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> Explainer:
     from onnxcam.explainer import Explainer
+    from onnxcam.graph.read import MAX_MODEL_BYTES, read
 
     return Explainer(
-        arguments.model,
+        read(arguments.model, max_bytes=arguments.max_model_bytes or MAX_MODEL_BYTES),
         method=arguments.method,
         score=arguments.score,
         normalize=arguments.normalize,
@@ -410,6 +463,7 @@ def _explainer(arguments: argparse.Namespace, progress: Callable[[int, int], Non
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         progress=progress,
+        **_target(arguments),
         **_model_options(arguments),
     )
 
@@ -449,6 +503,8 @@ def _is_detection(arguments: argparse.Namespace) -> bool:
     from onnxcam.detection import looks_like_detector
 
     asked = arguments.per_box or arguments.inside or any(getattr(arguments, name) is not None for name in _OF_BOXES)
+    if any(getattr(arguments, name) for name in (*_TARGETS, "feed", "input")):
+        return False
     return asked or looks_like_detector(arguments.model, arguments.size, arguments.input_layout)
 
 
@@ -716,14 +772,18 @@ def _report(explainer: Explainer, results: Sequence[tuple[Explanation, Path]], a
     for note in explainer.notes:
         console.print_note(note)
     first = results[0][0]
-    kind = "probability" if first.probability is not None else "logit"
-    console.print_table(
-        ("class", "label", kind),
-        [(str(c.index), c.label or "", f"{c.score:.4f}") for c in first.top],
-        right=("class", kind),
-    )
+    shares = first.provenance.get("target_kind", {}).get("kind") == "segmentation"
+    kind = "probability" if first.probability is not None else "share of picture" if shares else "logit"
+    if first.top:
+        console.print_table(
+            ("class", "label", kind),
+            [(str(c.index), c.label or "", f"{c.score:.4f}") for c in first.top],
+            right=("class", kind),
+        )
     for explanation, path in results:
         name = explanation.label or f"class {explanation.class_index}"
+        if not explanation.top:
+            name += f" = {explanation.score:.4f}"
         console.print_line(f"{name}: {explanation.method} at {explanation.layer} -> {path}")
 
 
@@ -731,7 +791,7 @@ def _layers(arguments: argparse.Namespace) -> int:
     from onnxcam import _console as console
     from onnxcam.check import check, layer_json
 
-    report = check(arguments.model, size=arguments.size, input_layout=arguments.input_layout)
+    report = check(arguments.model, size=arguments.size, input_layout=arguments.input_layout, **_inputs(arguments))
     if report.head is None and report.problem is not None:
         raise report.problem
     if arguments.json:
@@ -771,7 +831,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from onnxcam import _console as console
     from onnxcam.check import check
 
-    where = {"size": arguments.size, "input_layout": arguments.input_layout}
+    where = {"size": arguments.size, "input_layout": arguments.input_layout, **_inputs(arguments)}
     report = check(arguments.model, **where)
     verification = None
     if arguments.verify:

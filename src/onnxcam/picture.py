@@ -17,6 +17,8 @@ from onnxcam.errors import PictureError
 
 MAX_PIXELS = 178_956_970
 """Most pixels that a picture may have by default: the size above which Pillow itself refuses."""
+MAX_BYTES = 2**30
+"""Most bytes that the file of a picture may have by default: 1 GiB."""
 
 _PILLOW_SETTINGS = threading.Lock()
 """Held while Pillow's process-wide pixel limit and the warning filters differ from the user's (header parsing only)."""
@@ -51,7 +53,7 @@ class Picture:
 PictureLike = str | os.PathLike[str] | Image.Image | SupportsArray | SupportsDLPack | Picture
 
 
-def load_picture(source: PictureLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def load_picture(source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Picture:
     """Decode a picture into RGB as a person sees it.
 
     `source` is one of
@@ -66,7 +68,8 @@ def load_picture(source: PictureLike, *, max_pixels: int = MAX_PIXELS) -> Pictur
     become round(255 v). Other modes are converted as Pillow does. An embedded ICC profile is not applied, since
     training pipelines do not apply it either.
 
-    Files and Pillow images of more than `max_pixels` pixels are refused before they are decoded.
+    Files and Pillow images of more than `max_pixels` pixels are refused before they are decoded, files of more than
+    `max_bytes` bytes before they are read further.
 
     Raises PictureError when the picture is missing, damaged, too large, no picture at all, or has values out of range.
     """
@@ -74,7 +77,7 @@ def load_picture(source: PictureLike, *, max_pixels: int = MAX_PIXELS) -> Pictur
         return source
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
-        data = _read(name)
+        data = _read(name, max_bytes)
         rgb = _decode(_open(data, name, max_pixels), name, max_pixels)
         return Picture(rgb, name, hashlib.sha256(data).hexdigest())
     if isinstance(source, Image.Image):
@@ -82,9 +85,10 @@ def load_picture(source: PictureLike, *, max_pixels: int = MAX_PIXELS) -> Pictur
     return Picture(_array_to_rgb(np.array(_as_array(source)), "<array>"), "<array>", None)
 
 
-def _read(name: str) -> bytes:
+def _read(name: str, max_bytes: int) -> bytes:
     try:
-        data = Path(name).read_bytes()
+        with Path(name).open("rb") as file:
+            data = file.read(max_bytes + 1)  # a device may have no end
     except FileNotFoundError as error:
         raise PictureError(f"{name}: no such file", "check the path") from error
     except IsADirectoryError as error:
@@ -92,6 +96,10 @@ def _read(name: str) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a path that the system cannot express
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise PictureError(f"{name!r}: cannot be read: {reason}", "check the path and its permissions") from error
+    if len(data) > max_bytes:
+        raise PictureError(
+            f"{name}: has more than {max_bytes} bytes", "shrink it first, or raise `max_bytes` if you trust the file"
+        )
     if not data:
         raise PictureError(f"{name}: is empty (0 bytes)", "the copy or download was probably cut short: get it again")
     return data

@@ -296,11 +296,11 @@ def _is_shade(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    return _is_sequence(value, lambda n: _is_integer(n) and n > 0, (2,))
+    return _is_sequence(value, lambda n: _is_integer(n) and n > 0, (2,)) and value[0] * value[1] <= MAX_PIXELS
 
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "size": (_is_size, "two integers > 0: H, W"),
+    "size": (_is_size, f"two integers > 0: H, W, of at most {MAX_PIXELS:,} pixels"),
     "fit": _one_of("crop", "squash", "letterbox"),
     "crop_pct": (lambda v: _is_number(v) and 0 < v <= 1, "a number > 0 and <= 1"),
     "mean": (lambda v: _is_sequence(v, _is_number, (1, 3)), "a list of numbers: one, or one per channel"),
@@ -323,7 +323,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "nothing, or a scale > 0 and an integer zero point",
     ),
     "resample": _one_of(*_RESAMPLE),
-    "resize": (lambda v: v is None or _is_size(v), "nothing, or two integers > 0: h, w"),
+    "resize": (
+        lambda v: v is None or _is_size(v),
+        f"nothing, or two integers > 0: h, w, of at most {MAX_PIXELS:,} pixels",
+    ),
     "rounding": _one_of("torchvision", "transformers", "timm"),
 }
 

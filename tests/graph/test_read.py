@@ -184,3 +184,36 @@ def test_external_data_of_bytes_and_protos_have_no_folder_and_are_refused(tmp_pa
     for source in (path.read_bytes(), onnx.load(path, load_external_data=False)):
         with pytest.raises(ModelError, match="external"):
             read(source)
+
+
+def test_external_data_of_functions_and_sparse_tensors_are_looked_at_too(tmp_path: Path) -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18, "f" : 1]> g (float[N,3] x) => (float[N,3] y) { y = f.half(x) }\n'
+        '<domain: "f", opset_import: ["" : 18]> half (x) => (y) '
+        "{ c = Constant <value: tensor = float {0.5}> () y = Mul(x, c) }"
+    )
+    hidden = onnx.ModelProto.FromString(model.SerializeToString())
+    tensor = hidden.functions[0].node[0].attribute[0].t
+    sparse = model.graph.sparse_initializer.add().values
+    for one in (tensor, sparse):
+        one.data_location = onnx.TensorProto.EXTERNAL
+        one.external_data.add(key="location", value="../secret.bin")
+    for name, proto in (("function.onnx", hidden), ("sparse.onnx", model)):
+        (tmp_path / name).write_bytes(proto.SerializeToString())
+        with pytest.raises(ModelError, match="takes weights from outside its folder"):
+            read(tmp_path / name)
+
+
+def test_a_model_and_its_external_data_have_a_limit_together(tmp_path: Path) -> None:
+    path = external(tmp_path, "weights.bin")
+    (tmp_path / "weights.bin").write_bytes(bytes(1000))
+    size = path.stat().st_size + 1000
+    assert read(path, max_bytes=size).name == "model.onnx"
+    with pytest.raises(ModelError, match=f"{size:,} bytes with its external files, more than {size - 1:,}"):
+        read(path, max_bytes=size - 1)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no such device")
+def test_a_device_is_no_model() -> None:
+    with pytest.raises(ModelError, match="is no file but a device or a pipe"):
+        read("/dev/zero")

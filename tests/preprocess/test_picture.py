@@ -332,3 +332,17 @@ def test_a_path_given_relative_is_named_as_given(tmp_path, monkeypatch):
     Image.new("L", (1, 1)).save("a.png")
     assert load_picture("a.png").source == "a.png"
     assert load_picture(Path("a.png")).source == "a.png"
+
+
+def test_a_file_of_too_many_bytes_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    size = (tmp_path / "a.png").stat().st_size
+    assert load_picture(tmp_path / "a.png", max_bytes=size).rgb.shape == (8, 8, 3)
+    with pytest.raises(PictureError, match=f"has more than {size - 1} bytes"):
+        load_picture(tmp_path / "a.png", max_bytes=size - 1)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no such device")
+def test_a_device_without_end_is_refused() -> None:
+    with pytest.raises(PictureError, match="has more than 1000 bytes"):
+        load_picture("/dev/zero", max_bytes=1000)

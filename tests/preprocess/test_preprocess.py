@@ -469,3 +469,9 @@ def test_what_is_not_a_json_object_is_refused():
     assert "not JSON" in refusal(lambda: Preprocess.from_json("{"))
     assert "not JSON" in refusal(lambda: Preprocess.from_json(b"\xff\xfe\xff"))
     assert "found [1], expected a JSON object" in refusal(lambda: Preprocess.from_json("[1]"))
+
+
+@pytest.mark.parametrize("field", ["size", "resize"])
+def test_an_input_of_too_many_pixels_is_refused_before_it_is_made(field: str) -> None:
+    with pytest.raises(UsageError, match=rf"(?m)^.*{field}: found \(100000, 100000\), expected .* at most 178,956,970"):
+        Preprocess(**{"size": (8, 8), field: (100_000, 100_000)})

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, TensorProto
 
 from onnxcam.errors import ModelError, UsageError
 
 # Two gibibytes is protobuf's own limit for one message; larger models keep their weights in external files.
 MAX_BYTES = 2**31 - 1
+MAX_MODEL_BYTES = 2**34
+"""Most bytes that a model and its external files may have together by default: 16 GiB."""
 
 _PYTORCH = "export it first: `torch.onnx.export(model.eval(), example_input, 'model.onnx')`"
 _TENSORFLOW = "convert it first: `python -m tf2onnx.convert --{} {} --output model.onnx`"
@@ -58,10 +60,12 @@ class ModelFile:
 ModelSource = str | os.PathLike[str] | bytes | ModelProto | ModelFile
 
 
-def read(source: ModelSource) -> ModelFile:
+def read(source: ModelSource, *, max_bytes: int = MAX_MODEL_BYTES) -> ModelFile:
     """Parse a model; external data stay on disk. What is read already stays as it is.
 
-    Raises: ModelError (exit code 3) where the file is missing, empty, truncated or something else than ONNX.
+    max_bytes: of the model and its external files together.
+
+    Raises: ModelError (exit code 3) where the file is missing, empty, truncated, too large or something else than ONNX.
     """
     if isinstance(source, ModelFile):
         return source
@@ -83,6 +87,8 @@ def read(source: ModelSource) -> ModelFile:
         raise ModelError(f"{path} is a folder", hint)
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise ModelError(f"{path} is no file but a device or a pipe", "copy it to a file first")
         if size > MAX_BYTES:
             raise ModelError(
                 f"{path}: {size:,} bytes, but one ONNX file holds at most 2 GiB",
@@ -95,7 +101,12 @@ def read(source: ModelSource) -> ModelFile:
         raise ModelError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     model = _parse(data, str(path), path.suffix.lower())
     folder = path.parent.resolve()
-    _check_external(model, folder, path.resolve().parent, str(path))
+    external = _check_external(model, folder, path.resolve().parent, str(path))
+    if (total := size + sum((folder / f).stat().st_size for f in external)) > max_bytes:
+        raise ModelError(
+            f"{path}: {total:,} bytes with its external files, more than {max_bytes:,}",
+            "if you trust it, raise `max_bytes` of `onnxcam.graph.read.read`, or `--max-model-bytes`",
+        )
     return ModelFile(model, path.name, folder, hashlib.sha256(data).hexdigest())
 
 
@@ -129,30 +140,36 @@ def _parse(data: bytes, name: str, suffix: str) -> ModelProto:
     return model
 
 
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+def _tensors(graph: GraphProto | FunctionProto) -> Iterator[TensorProto]:
     """Every constant of a graph, those of its nodes' attributes and subgraphs included."""
-    yield from graph.initializer
+    if isinstance(graph, GraphProto):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
     for node in graph.node:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
             for subgraph in (attribute.g, *attribute.graphs):
                 yield from _tensors(subgraph)
 
 
-def _check_external(model: ModelProto, folder: Path | None, linked: Path | None, name: str) -> None:
-    """Every external file lies inside the model's folder and exists, as ONNX requires.
+def _check_external(model: ModelProto, folder: Path | None, linked: Path | None, name: str) -> set[str]:
+    """The external files; every one lies inside the model's folder and exists, as ONNX requires.
 
     linked: the folder that a linked model lies in; its data may be links there too (Hugging Face's cache).
     """
     locations = {
         entry.value
-        for tensor in _tensors(model.graph)
+        for part in (model.graph, *model.functions)
+        for tensor in _tensors(part)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     }
     if not locations:
-        return
+        return locations
     if folder is None:
         raise ModelError(
             f"{name} keeps weights in external files: {', '.join(sorted(locations))}",
@@ -170,3 +187,4 @@ def _check_external(model: ModelProto, folder: Path | None, linked: Path | None,
         raise ModelError(
             f"{name}: external weights are missing: {', '.join(missing)}", "copy these files beside the model"
         )
+    return locations
