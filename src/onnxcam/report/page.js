@@ -42,7 +42,7 @@
     let chunk = chunks.get(number);
     if (!chunk) {
       const element = $(`images-${number}`);
-      if (!element) return null; // not arrived yet
+      if (!element) return undefined; // not arrived yet
       chunk = JSON.parse(element.textContent);
       if (chunks.size >= 24) chunks.delete(chunks.keys().next().value);
     } else chunks.delete(number);
@@ -51,9 +51,14 @@
   }
   const webp = (data) => `data:image/webp;base64,${data}`;
 
-  const palettes = Object.fromEntries(
-    Object.entries(report.palettes).map(([name, data]) => [name, Uint8Array.from(atob(data), (c) => c.charCodeAt(0))]),
-  );
+  /* 256 colours as the bytes R, G, B, 255 of canvas pixels, four at a time. */
+  function coloursOf(data) {
+    const rgb = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+    const rgba = new Uint8Array(1024).fill(255);
+    for (let i = 0; i < 256; i++) rgba.set(rgb.subarray(3 * i, 3 * i + 3), 4 * i);
+    return new Uint32Array(rgba.buffer);
+  }
+  const palettes = Object.fromEntries(Object.entries(report.palettes).map(([name, data]) => [name, coloursOf(data)]));
   let palette = palettes[report.palette];
 
   /* The 8-bit map, enlarged bilinearly and coloured, in that order, as the library does. */
@@ -66,28 +71,24 @@
     context.drawImage(image, 0, 0, width, height);
     const pixels = context.getImageData(0, 0, width, height);
     const bytes = pixels.data;
-    for (let i = 0; i < bytes.length; i += 4) {
-      const color = 3 * bytes[i];
-      bytes[i] = palette[color];
-      bytes[i + 1] = palette[color + 1];
-      bytes[i + 2] = palette[color + 2];
-      bytes[i + 3] = 255;
-    }
+    const whole = new Uint32Array(bytes.buffer);
+    for (let i = 0; i < whole.length; i++) whole[i] = palette[bytes[4 * i]];
     context.putImageData(pixels, 0, 0);
     canvas.dataset.painted = "";
   }
 
-  /* A picture of w x h with its map over the region that the model saw, fitted into a square or a box of pixels. */
-  function stack(image, layer, [w, h], region, [boxWidth, boxHeight], description) {
+  /* A picture of w x h with its map over the region that the model saw, fitted into a box of pixels. The map is coloured
+     at `dense` times the size that it is shown at, and stretched from there. */
+  function stack(image, layer, [w, h], region, [boxWidth, boxHeight], description, dense = 1) {
     const scale = Math.min(boxWidth / w, boxHeight / h);
     const [width, height] = [Math.max(1, Math.round(w * scale)), Math.max(1, Math.round(h * scale))];
     const element = make("span", { class: "stack" });
-    element.style.width = `${width}px`;
-    element.style.height = `${height}px`;
+    const square = boxWidth === boxHeight; // then in shares of it, which holds on paper too
+    element.style.width = square ? `${(100 * width) / boxWidth}%` : `${width}px`;
+    element.style.height = square ? `${(100 * height) / boxHeight}%` : `${height}px`;
     if (image) element.append(make("img", { src: webp(image), alt: description, decoding: "async" }));
     if (layer?.map) {
       const [x0, y0, x1, y1] = region;
-      const dense = Math.min(2, window.devicePixelRatio || 1);
       const canvas = make("canvas", {
         width: Math.max(1, Math.round((dense * width * (x1 - x0)) / w)),
         height: Math.max(1, Math.round((dense * height * (y1 - y0)) / h)),
@@ -203,6 +204,26 @@
     gallery.append(item);
     return item;
   }
+  /* Pictures are put into their tiles a few milliseconds per frame, the newest tiles first, so that scrolling never waits. */
+  const BUDGET = 5;
+  let queue = [];
+  function later(frame, index, picture, found) {
+    const data = [index, picture, found];
+    if (printing) return fillTile(frame, data);
+    if (!queue.length) requestAnimationFrame(fillTiles);
+    queue.push([frame, data]);
+  }
+  function fillTile(frame, [index, picture, found]) {
+    const data = images(index);
+    if (data) frame.append(stack(data[0], data[1][variant], picture.size, found.region, [grid.width, grid.width], "", 0.5));
+    else if (data === null) frame.append(make("span", { class: "fault score" }, "not embedded"));
+  }
+  function fillTiles() {
+    const end = performance.now() + BUDGET;
+    queue = queue.filter(([frame]) => frame.isConnected);
+    while (queue.length && performance.now() < end) fillTile(...queue.pop());
+    if (queue.length) requestAnimationFrame(fillTiles);
+  }
   function mark(picture) {
     const judged = verdict(picture);
     if (!judged) return null;
@@ -220,14 +241,13 @@
     } else if (!found) {
       frame.append(make("span", { class: "fault" }, "not in this run"));
     } else {
-      const data = images(index);
-      if (data) frame.append(stack(data[0], data[1][variant], picture.size, found.region, [grid.width, grid.width], ""));
+      later(frame, index, picture, found);
       lines.push(make("span", { class: "line" }, mark(picture), make("b", {}, className(found.explained)), " ",
-        make("span", { class: "score" }, shownScore(found.score))));
+        make("span", { class: "score" }, shownScore(found.score)), flagged(picture) ? make("span", { class: "flag" }, " ⚠") : null));
       const aside = [
         verdict(picture) === "wrong" ? make("span", { class: "wrong" }, `expected ${className(picture.expected)}`) : null,
         found.explained === found.predicted ? null : make("span", { class: "score" }, `predicted ${className(found.predicted)}`),
-        flagged(picture) ? make("span", { class: "flag" }, "⚠ " + found.warnings[0]) : null,
+        flagged(picture) ? make("span", { class: "flag" }, found.warnings[0]) : null,
         missesBox(picture) ? make("span", { class: "flag" }, "peak outside the box") : null,
       ].filter(Boolean);
       if (aside.length) lines.push(make("span", { class: "line" }, aside[0]));
@@ -287,6 +307,7 @@
     requestAnimationFrame(() => { waiting = false; draw(); });
   }, { passive: true });
   new ResizeObserver(() => {
+    if (printing) return;
     const before = grid.width;
     measure();
     if (before !== grid.width) { clear(); draw(); }
@@ -307,8 +328,9 @@
     if (found) {
       const data = images(index);
       const room = [frame.clientWidth, Math.max(220, window.innerHeight * 0.68)];
-      if (data) frame.append(stack(data[0], data[1][variant], picture.size, found.region, room, described(picture)));
+      if (data) frame.append(stack(data[0], data[1][variant], picture.size, found.region, room, described(picture), Math.min(2, window.devicePixelRatio || 1)));
     } else frame.append(make("p", { class: "fault" }, picture.error?.message ?? "not in this run"));
+    $("large-opacity").parentElement.hidden = !found;
     $("large-facts").replaceChildren(...facts(picture, found));
     $("previous").disabled = position === 0;
     $("next").disabled = position === shown.length - 1;
@@ -390,10 +412,10 @@
     $("palette").value = name;
     clear();
     draw();
-    cards();
+    rebuild();
   }
   $("palette").addEventListener("change", () => choosePalette($("palette").value));
-  $("variant").addEventListener("change", () => { variant = Number($("variant").value); fillChoices(); tally(); select(); cards(); confusion(); });
+  $("variant").addEventListener("change", () => { variant = Number($("variant").value); fillChoices(); tally(); select(); rebuild(); });
   function filterBy(values) {
     for (const id of ["text", "class", "predicted", "expected", "verdict", "state", "least", "most"]) $(id).value = values[id] ?? "";
     if (Object.keys(values).length) $("filters").open = true;
@@ -458,6 +480,9 @@
       return card(views.classes[index], [make("p", {}, make("b", {}, className(index))),
         make("small", {}, plural(members.length, "picture"), judged.length ? `, ${share(right, judged.length)} right` : "")], { class: index });
     }));
+  }
+  function mistaken() {
+    const views = report.means[variant];
     const found = [...mistakes().entries()].sort((a, b) => b[1] - a[1]);
     $("mistakes").replaceChildren(...found.slice(0, 60).map(([pair, n]) => {
       const [expected, predicted] = pair.split(",").map(Number);
@@ -590,7 +615,16 @@
     $("provenance").append(...report.provenance.map(([title, value]) => make("section", {}, make("h3", {}, title), tree(value))));
   }
 
-  /* ---- tabs ---- */
+  /* ---- tabs: what is in them is made when they are opened, and again when the method changes ---- */
+  const builders = { classes: cards, confusion: () => { confusion(); mistaken(); }, metrics, provenance };
+  const stale = new Set(Object.keys(builders));
+  function build(part) {
+    if (stale.delete(part)) builders[part]();
+  }
+  function rebuild() {
+    stale.add("classes").add("confusion");
+    for (const [id] of parts) if (!$(`panel-${id}`).hidden) build(id);
+  }
   const parts = [["pictures", "Pictures"], ["classes", "Classes"], ["confusion", "Confusion"], ["metrics", "Metrics"], ["provenance", "Provenance"]]
     .filter(([id]) => (id !== "confusion" || labelled) && (id !== "metrics" || report.evaluation || report.localisation));
   for (const section of document.querySelectorAll("main > section")) {
@@ -603,6 +637,7 @@
       $(`tab-${id}`).tabIndex = id === chosen ? 0 : -1;
     }
     if (chosen === "pictures") { measure(); draw(); }
+    build(chosen);
   }
   $("tabs").append(...parts.map(([id, title]) => make("button", { id: `tab-${id}`, type: "button", role: "tab", "aria-controls": `panel-${id}`, on: { click: () => open(id) } }, title)));
   $("tabs").addEventListener("keydown", (event) => {
@@ -620,6 +655,7 @@
   let printing = false;
   window.addEventListener("beforeprint", () => {
     printing = true;
+    for (const [id] of parts) build(id);
     for (let position = 0; position < Math.min(shown.length, PRINTED); position++) place(position);
     if (shown.length > PRINTED) $("found").textContent += `; the first ${PRINTED} are printed`;
     for (const frame of document.querySelectorAll(".card .frame:empty")) frame.fillFrame();
@@ -649,5 +685,5 @@
   select();
   performance.mark("first-render");
   /* The rest of the page is not needed to see the first pictures. */
-  document.addEventListener("DOMContentLoaded", () => { clear(); draw(); cards(); confusion(); metrics(); provenance(); performance.mark("complete"); });
+  document.addEventListener("DOMContentLoaded", () => { clear(); draw(); performance.mark("complete"); });
 })();
