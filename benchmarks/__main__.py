@@ -12,9 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.classes import classes
 from benchmarks.gradients import input_gradient
+from benchmarks.installed import installed
 from benchmarks.kernels import kernels
 from benchmarks.measure import Row, Rows, Settings
+from benchmarks.memory import memory
+from benchmarks.methods import methods
 from benchmarks.overhead import overhead
 from benchmarks.peers import peers
 from benchmarks.real import real
@@ -28,7 +32,11 @@ ROWS: dict[str, Callable[[Settings], Rows]] = {
     "startup": startup,
     "input_gradient": input_gradient,
     "kernels": kernels,
+    "classes": classes,
     "peers": peers,
+    "methods": methods,
+    "memory": memory,
+    "installed": installed,
     "openvino": second_runtime,
 }
 

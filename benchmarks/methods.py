@@ -1,11 +1,8 @@
-"""What methods beyond one gradient cost, on a ResNet-50-sized graph: `OMP_NUM_THREADS=1 python -m benchmarks.methods`.
+"""What methods beyond one gradient cost, on a ResNet-50-sized graph: `OMP_NUM_THREADS=1 python -m benchmarks methods`.
 
 One thread, CPU time, so that a busy machine does not count. Memory is the peak resident size of a process of its own.
 """
 
-import os
-import subprocess
-import sys
 from functools import partial
 from statistics import median
 from time import process_time
@@ -14,9 +11,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from benchmarks.__main__ import line, machine
 from benchmarks.graphs import pictures, resnet50
 from benchmarks.measure import Row, Rows, Settings, milliseconds, ratio_row, session, session_options
+from benchmarks.memory import peak
 from onnxcam import Explainer
 from onnxcam.methods import METHODS, Loop, looped
 from onnxcam.methods.ablation import ablationcam
@@ -104,8 +101,6 @@ def eigen() -> Rows:
                     SETTINGS, target=20, better="higher", note=note)  # fmt: skip
 
 
-# Not `ru_maxrss`, which a process inherits from the one that started it.
-PEAK = "import re; print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
 PLAIN = "whole = session(resnet50().SerializeToString(), SETTINGS); whole.run(None, {'image': pictures(BATCH)})"
 
 
@@ -116,32 +111,21 @@ def memory() -> Rows:
     leaves free in its heap is not held by anything, but counts as resident.
     """
 
-    def peak(body: str, settings: dict[str, str]) -> int:
-        code = f"from benchmarks.methods import *; {body}; {PEAK}"
-        environment = {**os.environ, **settings}
-        result = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-        )
-        return int(result.stdout) * 1024
-
+    start = "from benchmarks.methods import *; "
     for how, settings in (("", {}), (", freed blocks returned", {"MALLOC_MMAP_THRESHOLD_": "1048576"})):
-        plain = peak(PLAIN, settings)
+        plain = peak(start + PLAIN, environment=settings)
         for name, method in (
             ("Score-CAM", f"'scorecam', channels={2 * BATCH}"),
             ("RISE", f"'rise', masks={2 * BATCH}"),
         ):
-            ours = peak(f"explainer(resnet50(), {method}).explain_tensor(pictures(1))", settings)
+            code = f"{start}explainer(resnet50(), {method}).explain_tensor(pictures(1))"
+            ours = peak(code, environment=settings)
             note = f"{ours / 2**20:.0f} MiB against {plain / 2**20:.0f} MiB at a batch of {BATCH}"
             case = f"{name}, peak memory{how}"
             yield Row("methods", case, against="plain run", value=ours / plain, target=1.2, note=note)
 
 
-def main() -> None:
-    print(", ".join(f"{k} {v}" for k, v in machine(SETTINGS).items()))
+def methods(_: Settings) -> Rows:
+    """One thread and CPU time, whatever the settings."""
     for rows in (ablation, score, eigen, memory):
-        for row in rows():
-            print(line(row), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        yield from rows()
