@@ -12,6 +12,7 @@ from onnxcam.autodiff.engine import blockers, live_path
 from onnxcam.autodiff.one_token import of_one_token
 from onnxcam.autodiff.quantized import TWINS
 from onnxcam.errors import UnsupportedError, UsageError
+from onnxcam.graph.beside import beside
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.cut import HeadModel, head_after
 from onnxcam.graph.head import Head
@@ -101,15 +102,20 @@ def open_graph(
     *,
     size: Sequence[int] | None = None,
     input_layout: str | None = None,
+    input_name: str | None = None,
+    feeds: Mapping[str, Any] | None = None,
     run: Run | None = None,
 ) -> tuple[Graph, ImageInput, Size]:
     """Load a model with its picture input bound to `size` where the file leaves it open (default 224 x 224).
 
     size: (H, W), (L,) of signals, (D, H, W) of volumes; returned as (H, W), see `ImageInput`.
 
+    input_name: the picture's input; feeds: values of the inputs beside it.
+
     Raises: UsageError where `size` contradicts the file, or is needed; what `load` and `image_input` raise.
     """
-    image = image_input(file.model, file.name, input_layout)
+    image = image_input(file.model, file.name, input_layout, input_name)
+    image = replace(image, others=beside(file.model, file.name, image.name, feeds or {}))
     asked: Size | None = None if image.sides != 2 else DEFAULT_SIZE
     if size is not None:
         depth, (image, asked) = image.depth, image.asked(size)
@@ -126,7 +132,7 @@ def open_graph(
             f"{file.name} takes {image.plane} of {takes}, not {given}",
             "leave the size out, or export the model with dynamic height and width",
         )
-    return load(file, {image.name: image.bound(bound)}, run or run_once(file, image, bound)), image, bound
+    return load(file, image.shapes(bound), run or run_once(file, image, bound)), image, bound
 
 
 def run_once(file: ModelFile, image: ImageInput, size: Size) -> Run:
@@ -134,7 +140,7 @@ def run_once(file: ModelFile, image: ImageInput, size: Size) -> Run:
     feed = noise(image, size)
 
     def run(model: ModelProto) -> Sequence["np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]:
-        return list(Session(model, folder=file.folder).run({image.name: feed}).values())
+        return list(Session(model, folder=file.folder).run(image.feeds(feed)).values())
 
     return run
 
@@ -243,6 +249,7 @@ def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **w
         target = replace(target, narrow=of_one_token(graph, op, target.differentiated[0], names))
     context = chosen.context(op, target)
     context.settle(*target.values, inputs=tuple(i.declared(inputs[i.role]) for i in kind.inputs))
+    refuse_another_shape(context.graph, target)
     heads = [
         head_after(context.graph, row.cut(context.graph, layer, chosen.options), [target.score], image.name)
         for layer in layers
@@ -255,7 +262,6 @@ def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **w
     values: dict[str, str] = {}
     exposed: dict[str, str] = {}
 
-    refuse_another_shape(context.graph, target)
     def expose(role: str, value: str, dtype: int, shape: list[Dim]) -> str:
         name = exposed[value] = free_name(f"onnxcam_{role}", taken)
         taken.add(name)

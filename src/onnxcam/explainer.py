@@ -1,5 +1,6 @@
 """The object that people hold: one model, one method, one layer; pictures or tensors in, explanations out."""
 
+import hashlib
 import json
 import logging
 import math
@@ -64,8 +65,9 @@ class Explainer:
     model: path, bytes or ModelProto. method: a name that `onnxcam methods` lists; method_options: its own options.
     layer: a value or node name, default the last spatial map; several are fused by `fuse`: `mean`, `product` or `max`.
     layer_layout: `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell how a named layer lies. score:
-    `logit`, `counterfactual`, `probability`, `log-probability`, `rest` or `finer`. output: which output holds the class scores. target:
-    what is explained where it is not a class, see `onnxcam.targets`; calls ask it, or another of its kind.
+    `logit`, `counterfactual`, `probability`, `log-probability`, `rest` or `finer`. output: which output holds the class
+    scores. target: what is explained where it is not a class, see `onnxcam.targets`; calls ask it, or another of its
+    kind.
     normalize: `minmax`, `max` or `none`. eigen_smooth: the first principal component of alpha A in place of its sum;
     sign: `fixed`, or `raw` as the solver gives it. aug_smooth: the mean of the maps of six inputs, as they are and
     flipped, times 0.9, 1 and 1.1; not normalised again. batch_size, seed, progress(done, total): of methods that run
@@ -74,7 +76,8 @@ class Explainer:
     preprocess: a Preprocess, a file or a name (see `presets.preset`), or a mapping of the fields that differ from what
     is stated elsewhere: in the file or name under its key `preset`, in the model's metadata (ours or Ultralytics'), in
     files beside the model, in ImageNet's defaults, the first of these. labels: class names, or a text file with one
-    per line, or a JSON file. size: (H, W) where the model leaves it open.
+    per line, or a JSON file. size: (H, W) where the model leaves it open. input_name: the picture's input, where the
+    shapes do not tell. feeds: by name, the values of the inputs beside it: numbers, arrays or .npy files.
 
     runtime: `onnxruntime` or `openvino` (extra `openvino`), which then runs every session; its one device is the
     provider (`CPU`), `provider_options` its properties: float32 unless `INFERENCE_PRECISION_HINT` says otherwise.
@@ -111,6 +114,8 @@ class Explainer:
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         size: Size | None = None,
         input_layout: str | None = None,
+        input_name: str | None = None,
+        feeds: Mapping[str, Any] | None = None,
         runtime: str = "onnxruntime",
         providers: Sequence[str] | None = None,
         provider_options: Sequence[Mapping[str, Any]] | None = None,
@@ -123,9 +128,12 @@ class Explainer:
             raise UsageError(f"batch size {batch_size}", "give 1 or more")
         file = read(model)
         properties = {p.key: p.value for p in file.model.metadata_props}
-        stated, told = _stated(preprocess, properties, file.folder, image_input(file.model, file.name, input_layout))
+        taken = image_input(file.model, file.name, input_layout, input_name)
+        stated, told = _stated(preprocess, properties, file.folder, taken)
         wanted = _asked_size(preprocess, size, properties, stated)
-        graph, image, bound = open_graph(file, size=wanted, input_layout=input_layout)
+        graph, image, bound = open_graph(
+            file, size=wanted, input_layout=input_layout, input_name=input_name, feeds=feeds
+        )
         explained = explained_model(
             graph,
             image,
@@ -226,17 +234,20 @@ class Explainer:
         """What the provenance of every result says but the picture and the target, as plain JSON values."""
         return dict(self._facts)
 
-    def __call__(self, picture: PictureLike, target: TargetLike = None) -> Explanation:
+    def __call__(
+        self, picture: PictureLike, target: TargetLike = None, feeds: Mapping[str, Any] | None = None
+    ) -> Explanation:
         """Explain one picture: a path, a Pillow image, an array (H, W[, 1|3|4]), or anything that speaks DLPack.
 
-        target: a class index, a label, None for the predicted class, or a target of `onnxcam.targets`.
+        target: a class index, a label, None for the predicted class, or a target of `onnxcam.targets`. feeds: other
+        values of inputs beside the picture than the Explainer's.
 
         Raises: PictureError, UsageError (target), ModelError (the runtime refused).
         """
         _check_channels(self.preprocess, self._explained.image)
         loaded = picture if isinstance(picture, Picture) else load_picture(picture)
         tensor, view = self.preprocess(loaded)
-        (explanation,) = self._explain(tensor, self._questions([target], view), [view], [loaded])
+        (explanation,) = self._explain(tensor, self._questions([target], view), [view], [loaded], feeds)
         return explanation
 
     @overload
@@ -349,7 +360,7 @@ class Explainer:
         if not isinstance(targets, int) and not questions:
             return []
         first = questions[:1] or self._questions([None], view)
-        results = self._results(tensor, _stacked(first))
+        results = self._results(tensor, self._asked(first))
         if isinstance(targets, int):
             if e.logits is None:
                 raise UsageError(f"the {targets} highest classes of a target that is no class", "give the targets")
@@ -358,7 +369,7 @@ class Explainer:
             best = np.argsort(-results[e.logits][0], kind="stable")[:targets]
             questions = self._questions([int(i) for i in best], view)
         n = len(questions)
-        repeated, asked = np.repeat(tensor, n, axis=0), _stacked(questions)
+        repeated, asked = np.repeat(tensor, n, axis=0), self._asked(questions)
         per_target = self._per_target(results, asked) or self._results(repeated, asked)
         return self._explanations(repeated, per_target, asked, questions, [view] * n, [picture] * n)
 
@@ -390,7 +401,7 @@ class Explainer:
         head = HeadRunner(model, self._open(model.model))
         (layer,) = e.layers
         a = np.random.default_rng(0).random((2, layer.layer.channels or 1, *layer.layer.grid), np.float32)
-        asked = self._named(e.kind.probe(2))
+        asked = self._named(self._probe(2))
         each = [{name: rows[[i]] for name, rows in asked.items()} for i in (0, 1)]
         try:
             together = head.run(a, asked)
@@ -403,13 +414,17 @@ class Explainer:
         return head if all(same) else None
 
     def explain_tensor(
-        self, x: Any, target: TargetLike | Sequence[TargetLike] | npt.NDArray[np.integer] = None
+        self,
+        x: Any,
+        target: TargetLike | Sequence[TargetLike] | npt.NDArray[np.integer] = None,
+        feeds: Mapping[str, Any] | None = None,
     ) -> list[Explanation]:
         """Explain model-ready samples: N in, N explanations out, `values` (H, W) of the input's height and width.
 
         x: array, or anything that speaks DLPack, (N, C, H, W) or (N, H, W, C) as the model takes it, of its type. Of a
         signal (N, C, L) `values` are (L,), of a volume (N, C, D, H, W) they are (D, H, W).
-        target: one for all, or N of them.
+        target: one for all, or N of them. feeds: other values of inputs beside the picture than the Explainer's, with a
+        row for all or for each.
 
         Raises: UsageError where shape, type or number of targets do not fit the model.
         """
@@ -421,13 +436,12 @@ class Explainer:
             questions = self._questions(target, self._whole)
         if len(questions) != n:
             raise UsageError(f"{len(questions)} targets for {n} samples", "give one target, or one per sample")
-        return self._explain(array, questions, [self._whole] * n, [None] * n)
+        return self._explain(array, questions, [self._whole] * n, [None] * n, feeds)
 
     def outputs(self, x: Any) -> dict[str, npt.NDArray[Any]]:
         """The model's own outputs for model-ready samples (N, ...), by name, without the gradient."""
         array, names = self._checked_tensor(x), self._explained.graph.outputs
-        asked = self._explained.kind.probe(1)
-        rows = {role: np.repeat(value, len(array), axis=0) for role, value in asked.items()}
+        rows = {role: np.repeat(value, len(array), axis=0) for role, value in self._probe(1).items()}
         runs = [self._run(*chunk, outputs=names) for chunk in self._chunks(array, rows)]
         return {name: np.concatenate([r[name] for r in runs]) for name in names}
 
@@ -465,10 +479,11 @@ class Explainer:
         questions: Sequence[Question],
         views: Sequence[View],
         pictures: Sequence[Picture | None],
+        feeds: Mapping[str, Any] | None = None,
     ) -> list[Explanation]:
         if len(tensor) == 0:
             return []
-        asked = _stacked(questions)
+        asked = self._asked(questions, feeds)
         return self._explanations(tensor, self._results(tensor, asked), asked, questions, views, pictures)
 
     def _results(self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -638,7 +653,7 @@ class Explainer:
         """Notes about heads that cannot run in batches; a head that differs from the whole model is an error."""
         e = self._explained
         x = noise(e.image, size)
-        asked = {role: np.repeat(rows, len(x), axis=0) for role, rows in e.kind.probe(1).items()}
+        asked = {role: np.repeat(rows, len(x), axis=0) for role, rows in self._probe(1).items()}
         results = self._run(x, asked, len(x))
         resolved = self._resolved(results, asked)
         notes = []
@@ -652,7 +667,7 @@ class Explainer:
 
     def scores(self, x: npt.NDArray[Any], index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The explained score (n,) of class `index` (n,) for model-ready samples x (n, ...)."""
-        return self._scores(x, _stacked(self._questions(index, self._whole)))
+        return self._scores(x, self._asked(self._questions(index, self._whole)))
 
     def _scores(self, x: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         score = self._explained.score
@@ -673,8 +688,37 @@ class Explainer:
                 yield x, rows, len(x)
 
     def _named(self, asked: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """What is asked, by the names of the rewritten model's inputs."""
-        return {self._explained.inputs[role]: rows for role, rows in asked.items()}
+        """What is asked, by the names of the rewritten model's inputs, and what other inputs are always fed."""
+        e = self._explained
+        names = {**e.inputs, **{_role(name): name for name in e.image.others}}
+        always = {name: other.value for name, other in e.image.others.items() if not other.per_sample}
+        return {**always, **{names[role]: rows for role, rows in asked.items()}}
+
+    def _asked(
+        self, questions: Sequence[Question], feeds: Mapping[str, Any] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What each of N samples is asked, and fed beside the picture: an array (N, ...) per role."""
+        return self._beside(len(questions), feeds) | _stacked(questions)
+
+    def _probe(self, count: int) -> dict[str, npt.NDArray[Any]]:
+        """Valid questions and feeds for `count` samples."""
+        return self._beside(count) | self._explained.kind.probe(count)
+
+    def _beside(self, count: int, feeds: Mapping[str, Any] | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Raises: UsageError for a value that does not fit, or an input that has one value for all samples."""
+        others = {**self._explained.image.others}
+        for name, given in (feeds or {}).items():
+            if name not in others or not others[name].per_sample:
+                listed = ", ".join(f"`{n}`" for n, other in others.items() if other.per_sample) or "none"
+                raise UsageError(
+                    f"input `{name}` has no value of its own for each picture" if name in others else
+                    f"there is no input `{name}` beside the picture", f"inputs that do: {listed}"
+                )  # fmt: skip
+            others[name] = others[name].replaced(given)
+            if len(others[name].value) not in (1, count):
+                held = len(others[name].value)
+                raise UsageError(f"{held} values of `{name}` for {count} samples", "give one, or one for each")
+        return {_role(name): other.rows(count) for name, other in others.items() if other.per_sample}
 
     def _run(
         self,
@@ -723,6 +767,7 @@ class Explainer:
             "output": e.head.output,
             "logits": e.head.logits,
             **({"target_kind": dict(record)} if (record := e.kind.record()) else {}),
+            **({"feeds": {n: _described(o.value) for n, o in e.image.others.items()}} if e.image.others else {}),
             "preprocess": self.preprocess.to_json() if e.image.sides == 2 else None,
             "preprocess_source": self._preprocess_source,
             "providers": list(self._session.providers),
@@ -762,6 +807,18 @@ def explain(model: ModelSource, picture: PictureLike, target: TargetLike = None,
     if isinstance(target, TargetSpec):
         return Explainer(model, target=target, **options)(picture)
     return Explainer(model, **options)(picture, target)
+
+
+def _described(value: npt.NDArray[Any]) -> Any:
+    """A few numbers as they are, many by shape and checksum."""
+    if value.size <= 16:
+        return value.tolist()
+    return {"shape": list(value.shape), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
+
+
+def _role(input_name: str) -> str:
+    """The role of an input beside the picture; roles of targets have no blank."""
+    return f"input {input_name}"
 
 
 def _stacked(questions: Sequence[Question]) -> dict[str, npt.NDArray[Any]]:

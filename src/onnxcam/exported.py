@@ -643,7 +643,7 @@ class _Trial:
         if baked is None:
             x = noise(replace(image, batch=image.batch or 2), bound)
             try:
-                self.plain.run({image.name: x})
+                self.plain.run(image.feeds(x))
             except ModelError:  # a batch that is built in, whatever the declared input says
                 x = x[:1]
             return x, x
@@ -660,7 +660,7 @@ class _Trial:
 
         Raises: VerificationError where another class has the highest score.
         """
-        expected = self.plain.run({self.chosen.image.name: x})
+        expected = self.plain.run(self.chosen.image.feeds(x))
         largest = 0.0
         for asked in self._asked(x):
             got = self.mine.run(self.feeds(given, asked))

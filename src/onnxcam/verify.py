@@ -83,6 +83,8 @@ def verify(
     layer: str | None = None,
     size: Size | None = None,
     input_layout: str | None = None,
+    input_name: str | None = None,
+    feeds: Mapping[str, Any] | None = None,
     seed: int = 0,
     directions: int = 3,
 ) -> Verification:
@@ -93,7 +95,7 @@ def verify(
     Raises: UnsupportedError where a head cannot be made differentiable, and what the gradient itself raises.
     """
     file = read(source)
-    graph, image, bound = open_graph(file, size=size, input_layout=input_layout)
+    graph, image, bound = open_graph(file, size=size, input_layout=input_layout, input_name=input_name, feeds=feeds)
     classifier, outputs = _ends(graph)
     chosen = layer or _default_layer(graph, image, outputs, classifier)
     if chosen not in graph:
@@ -101,6 +103,7 @@ def verify(
     rng = np.random.default_rng(seed)
     cut = head_after(graph, chosen, outputs, image.name)
     values = _prefix_values(graph, image, bound, (chosen, *cut.crossing), rng, file.folder)
+    values |= {name: image.others[name].rows(len(values[chosen])) for name in cut.chosen}
     head = smoothed(cut.model)
     feeds = {name: _as_float(array) for name, array in values.items()}
     start = feeds.pop(chosen)
@@ -172,7 +175,7 @@ def _prefix_values(
     else:
         x = rng.standard_normal(shape).astype(image.dtype)
     model = Builder(graph).model([tensor_info(v, graph.dtype(v), None) for v in wanted])
-    return Session(model, folder=folder).run({image.name: x}, list(dict.fromkeys(wanted)))
+    return Session(model, folder=folder).run(image.feeds(x), list(dict.fromkeys(wanted)))
 
 
 def _as_float(array: Array) -> Array:

@@ -83,10 +83,15 @@ def test_a_model_without_inputs_says_so() -> None:
         picture("", "y = Constant<value_floats=[1.0]>()")
 
 
-def test_a_second_input_that_has_to_be_fed_is_refused_by_name() -> None:
-    with pytest.raises(ModelError, match=r"needs 2 inputs: `x` \['N', 3, 8, 8\], `threshold` \[\]") as error:
-        picture("float[N,3,8,8] x, float threshold")
-    assert "fixed values" in error.value.hint
+def test_the_picture_is_found_among_other_inputs_and_may_be_named() -> None:
+    assert picture("int64[N,128] ids, float[N,3,8,8] x, float[N,7,8] rows").name == "x"
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 18]>
+        net (float[N,3,8,8] a, float[N,3,8,8] b) => (float[N,3,8,8] y) { y = Add(a, b) }""")
+    assert image_input(model, "model.onnx", wanted="b").name == "b"
+    with pytest.raises(ModelError, match="several inputs that could be the picture"):
+        image_input(model, "model.onnx")
+    with pytest.raises(UsageError, match="no input `c`"):
+        image_input(model, "model.onnx", wanted="c")
 
 
 def test_an_input_with_an_initializer_does_not_have_to_be_fed() -> None:

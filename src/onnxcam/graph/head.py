@@ -114,7 +114,7 @@ def logit_values(graph: Graph) -> set[str]:
         while (node := graph.producer(value)) is not None and node.op_type in _PASSIVE:
             value = node.inputs[0]
             found.add(value)
-    for dense in (head for o in graph.outputs if (head := dense_head(graph, o)) is not None):
+    for dense in (end for o in graph.outputs if (end := dense_head(graph, o)) is not None):
         value = dense.logits
         while (node := graph.producer(value)) is not None and node.op_type in (*_PASSIVE, "Resize"):
             found.add(value)

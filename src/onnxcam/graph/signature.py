@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxcam.errors import ModelError, UsageError
+from onnxcam.graph.beside import Beside
 from onnxcam.graph.index import Dim, Shape, value_type
 from onnxcam.graph.load import declared_inputs
 
@@ -20,6 +23,7 @@ class ImageInput:
 
     sides: 2 of a picture (H, W), 1 of a signal (L,), 3 of a volume (D, H, W). A signal counts as a picture of one row,
     a volume as its slices one below the other, of `height` D H; there `layout` says channels first or last.
+    others: the inputs beside it, with what they are fed.
     inside: where the graph starts by normalising a float picture, the factor on pixels 0..255 that it expects: 1 or
     1/255.
     """
@@ -35,6 +39,15 @@ class ImageInput:
     inside: float | None = None
     sides: int = 2
     depth: int | None = None
+    others: Mapping[str, Beside] = field(default_factory=dict)
+
+    def feeds(self, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """What the model is fed for samples x (n, ...): those, and the values of the other inputs."""
+        return {self.name: x, **{name: other.rows(len(x)) for name, other in self.others.items()}}
+
+    def shapes(self, size: tuple[int, int]) -> dict[str, list[Dim]]:
+        """The shapes of all inputs for pictures of `size` (H, W)."""
+        return {self.name: self.bound(size), **{name: other.bound for name, other in self.others.items()}}
 
     def bound(self, size: tuple[int, int]) -> list[Dim]:
         """The input's shape for pictures of `size` (H, W); an open batch stays symbolic, as `N`."""
@@ -60,21 +73,34 @@ class ImageInput:
         return replace(self, depth=depth), (math.prod(size[:-1]), size[-1])
 
     @property
+    def lies(self) -> str:
+        """The layout with its own sides: nchw, nhwc, ncl, nlc, ncdhw or ndhwc."""
+        return _LAYOUTS[self.sides][self.layout == "nhwc"]
+
+    @property
     def plane(self) -> str:
         """What it takes, in words."""
         return {1: "signals", 2: "pictures", 3: "volumes"}[self.sides]
 
 
-def image_input(model: ModelProto, name: str, layout: str | None = None) -> ImageInput:
+def image_input(model: ModelProto, name: str, layout: str | None = None, wanted: str | None = None) -> ImageInput:
     """Find the input that takes the picture: rank 4; else a volume, rank 5, or a signal, rank 3.
 
     layout: `nchw` or `nhwc` where the shape does not tell; `ncl`, `nlc`, `ncdhw`, `ndhwc` of signals and volumes.
     Channels last are recognised by a last axis of 1 or 3 whose second axis is neither, or by what reads the input.
 
-    Raises: ModelError where no input looks like a picture, or other inputs would have to be fed too.
+    wanted: the input's name where several could be the picture.
+
+    Raises: ModelError where no input looks like a picture, or several do; UsageError for an unknown name.
     """
     inputs = {i.name: value_type(i) for i in declared_inputs(model)}
-    shapes = {n: t.shape for n, t in inputs.items() if t.shape is not None and len(t.shape) in (3, 4, 5)}
+    if wanted is not None and wanted not in inputs:
+        raise UsageError(f"the model has no input `{wanted}`", f"its inputs: {', '.join(f'`{n}`' for n in inputs)}")
+    shapes = {
+        n: t.shape
+        for n, t in inputs.items()
+        if t.shape is not None and len(t.shape) in (3, 4, 5) and wanted in (None, n)
+    }
     listing = ", ".join(f"`{n}` {list(t.shape) if t.shape is not None else '?'}" for n, t in inputs.items())
     if not shapes:
         raise ModelError(
@@ -82,12 +108,13 @@ def image_input(model: ModelProto, name: str, layout: str | None = None) -> Imag
             "onnxcam explains models with one input: a picture (N, C, H, W) or (N, H, W, C), a signal (N, C, L), or a "
             "volume (N, C, D, H, W)",
         )
-    if len(inputs) > 1:
+    ranked = {n: s for rank in (4, 5, 3) for n, s in shapes.items() if len(s) == rank}
+    likely = [n for n, s in ranked.items() if len(s) == 4 and {s[1], s[-1]} & {*_CHANNELS}] or list(ranked)
+    if len(likely) > 1 and len(ranked[likely[1]]) == len(ranked[likely[0]]):
         raise ModelError(
-            f"{name} needs {len(inputs)} inputs: {listing}",
-            "onnxcam explains models with one input, the picture; give the others fixed values in the file",
+            f"{name} has several inputs that could be the picture: {listing}", "say which: `--input NAME`"
         )
-    value, shape = next(iter(shapes.items()))
+    value, shape = likely[0], ranked[likely[0]]
     sides = len(shape) - 2
     if layout is None:
         layout = _channels_last(model, value, shape)

@@ -89,9 +89,9 @@ SCORES: dict[str, Callable[[Scores], str]] = {
 def class_kind(graph: Graph, output: str | None = None, score: str = "logit") -> "ClassKind":
     """The score of one class of a classifier.
 
-    score: `logit`, `counterfactual`, `probability`, `log-probability`, `rest` or `finer` (see SCORES). Probabilities are
-    those of the model's own Softmax or Sigmoid where it ends in one; else a Softmax over the logits (a Sigmoid for a
-    single one) is appended.
+    score: `logit`, `counterfactual`, `probability`, `log-probability`, `rest` or `finer` (see SCORES). Probabilities
+    are those of the model's own Softmax or Sigmoid where it ends in one; else a Softmax over the logits (a Sigmoid for
+    a single one) is appended.
 
     Raises: UsageError for another score or output, or where `finer` lacks the three other classes that it compares
     with; UnsupportedError where no output holds one score per class.
