@@ -40,6 +40,8 @@ METADATA_KEY = "onnxcam.export"
 
 CLASS_INPUTS = ("optional", "required", "none")
 
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")  # weights alone may be quantised
+
 MAX_CLASSES = 32
 """Classes explained by one run: every one of them has a backward pass of its own in the file."""
 
@@ -226,7 +228,7 @@ def export(
         trial = _Trial(plain, mine, python, chosen, request, names)
         samples = trial.samples(bound, picture)
         predictions = trial.predictions(*samples)
-        if predictions > 0 and any(n.op_type == "QuantizeLinear" for n in graph.nodes):
+        if predictions > 0 and any(n.op_type in _QUANTISERS for n in graph.nodes):
             notes.append(
                 f"quantised outputs differ by up to {predictions:.1%} of their largest value from the model's where "
                 "ONNX Runtime optimises: it fuses less where the explanation reads a value (compared unoptimised)"

@@ -122,6 +122,75 @@ def test_the_map_is_the_closed_form(toy_file: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, scaled(whole), atol=2e-6)
 
 
+def headed(*head: onnx.NodeProto, **weights: Any) -> ModelProto:
+    """The toy model with other nodes behind the pooling, which makes `p` (N, 5, 1, 1)."""
+    model = toy()
+    del model.graph.node[3:], model.graph.initializer[1:]
+    model.graph.node.extend(head)
+    model.graph.initializer.extend(numpy_helper.from_array(w, name) for name, w in weights.items())
+    return model
+
+
+DRAWN = np.random.default_rng(4)
+LEVELS = DRAWN.integers(-127, 128, (4, 5)).astype(np.int8)
+STEPS = DRAWN.uniform(0.01, 0.02, 5).astype(np.float32)
+POINTS = DRAWN.integers(-3, 4, 5).astype(np.int8)
+
+
+def quantised(levels: Any, scale: Any, zero: Any, axis: int, gemm: bool) -> ModelProto:
+    product = (
+        helper.make_node("Gemm", ["f", "w8"], ["scores"], transB=1) if gemm
+        else helper.make_node("MatMul", ["f", "w8"], ["scores"])
+    )  # fmt: skip
+    return headed(
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w8"], axis=axis),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        product, q=levels, s=np.asarray(scale), z=np.asarray(zero),
+    )  # fmt: skip
+
+
+HEADS = {
+    "1x1 convolution": (
+        lambda: headed(
+            helper.make_node("Conv", ["p", "v", "b"], ["l"]), helper.make_node("Flatten", ["l"], ["scores"]),
+            v=LEVELS[:, :, None, None].astype(np.float32), b=np.ones(4, np.float32),
+        ),
+        LEVELS.astype(float),
+    ),
+    "int8": (lambda: quantised(LEVELS, STEPS[0], POINTS[0], 0, True), (LEVELS - float(POINTS[0])) * STEPS[0]),
+    "int8 by class": (
+        lambda: quantised(LEVELS, STEPS[:4], POINTS[:4], 0, True),
+        (LEVELS - POINTS[:4, None].astype(float)) * STEPS[:4, None],
+    ),
+    "int8 by feature": (
+        lambda: quantised(LEVELS, STEPS, POINTS, -1, True), (LEVELS - POINTS.astype(float)) * STEPS
+    ),
+    "int8 transposed, by class": (
+        lambda: quantised(LEVELS.T.copy(), STEPS[:4], POINTS[:4], 1, False),
+        (LEVELS - POINTS[:4, None].astype(float)) * STEPS[:4, None],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_of_a_heads_weights_the_classs_row_alone_is_read(tmp_path: Path, head: str) -> None:
+    """alpha_k = W[c, k] / (h w), of every sample's own class; without it the whole matrix is dequantised per run."""
+    make, weights = HEADS[head]
+    onnx.save(make(), tmp_path / "toy.onnx")
+    export(tmp_path / "toy.onnx", tmp_path / "m.onnx", size=(16, 16), with_raw=True, threads=1)
+    x = np.random.default_rng(2).normal(size=(3, 3, 16, 16)).astype(np.float32)
+    model = make()
+    model.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "open.onnx")
+    a, classes = run(tmp_path / "open.onnx", x=x)["a"].astype(np.float64), np.array([3, 0, 2])
+    got = run(tmp_path / "m.onnx", x=x, class_index=classes)
+    expected = np.einsum("nk,nkhw->nhw", weights[classes], a) / 64
+    np.testing.assert_allclose(got["heatmap_raw"], expected, atol=1e-5 * np.abs(expected).max())
+    added = added_nodes(model, onnx.load(tmp_path / "m.onnx"))
+    assert not {n.op_type for n in added} & {"ConvTranspose", "Conv", "Gemm", "OneHot"}
+    assert all(n.input[0] != "q" for n in added if n.op_type == "DequantizeLinear")
+
+
 @pytest.mark.parametrize("size", [(32, 48), (40, 24)])
 def test_open_height_and_width_stay_open(toy_file: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     export(toy_file, tmp_path / "m.onnx", threads=1)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxcam.autodiff.engine import Primal
+from onnxcam.autodiff.linear import rows_at
 from onnxcam.autodiff.registry import Cotangents, vjp
 from onnxcam.graph.build import Builder
 
@@ -75,11 +76,14 @@ def conv(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dX: the adjoint ConvTranspose, or a Conv with the kernel flipped where that is as exact and faster.
 
     dW correlates X with dY, dB sums dY. The flipped form (stride 1, constant weights) swaps the weights' channels per
-    group and mirrors them in space by nodes, which every runtime folds when it loads the model.
+    group and mirrors them in space by nodes, which every runtime folds when it loads the model. A head of 1 x 1 on one
+    cell is a matrix product: one-hot rows take a row of the weights.
     """
     w = window(node, node.static(1, range(2, node.rank(1))), spatial(node), output_spatial(node))
     dx = dw = db = None
-    if node.live(0):
+    if node.live(0) and dy in op.one_hots and max(*w.kernel, *w.large) == 1 and node.attrs["group"] == 1:
+        dx = rows_at(op, node.input(1), op.one_hots[dy])
+    elif node.live(0):
         dx = _flipped(op, node, dy, w)
         dx = dx or op.ConvTranspose(dy, node.input(1), group=node.attrs["group"], **w.transposed())
     if node.live(1):

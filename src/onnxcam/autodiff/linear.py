@@ -12,7 +12,7 @@ def gemm(op: Builder, node: Primal, dy: str) -> Cotangents:
     alpha, t_a, t_b = node.attrs["alpha"], node.attrs["transA"], node.attrs["transB"]
     da = db = dc = None
     if node.live(0) and dy in op.one_hots and alpha == 1 and not t_a:
-        da = _rows(op, b, op.one_hots[dy], transposed=not t_b)
+        da = rows_at(op, b, op.one_hots[dy], transposed=not t_b)
     elif node.live(0):
         da = op.Gemm(b, dy, alpha=alpha, transA=t_b, transB=1) if t_a else op.Gemm(dy, b, alpha=alpha, transB=1 - t_b)
     if node.live(1):
@@ -33,7 +33,7 @@ def matmul(op: Builder, node: Primal, dy: str) -> Cotangents:
         b, dy = op.Unsqueeze(b, [1]), op.Unsqueeze(dy, [-1])
     da = db = None
     if node.live(0) and dy in op.one_hots and rank_a == rank_b == 2:
-        da = _rows(op, b, op.one_hots[dy], transposed=True)
+        da = rows_at(op, b, op.one_hots[dy], transposed=True)
     elif node.live(0):
         da = op.MatMul(dy, _swapped(op, b, max(rank_b, 2)))
         if rank_a == 1:
@@ -49,11 +49,21 @@ def matmul(op: Builder, node: Primal, dy: str) -> Cotangents:
     return (da, db)
 
 
-def _rows(op: Builder, matrix: str, index: str, transposed: bool) -> str:
-    """One-hot rows times a matrix (C, K), or (K, C) transposed: its rows at `index`, without reading the others."""
-    if transposed:
-        return str(op.Transpose(op.Gather(matrix, index, axis=1), perm=[1, 0]))
-    return str(op.Gather(matrix, index, axis=0))
+def rows_at(op: Builder, matrix: str, index: str, transposed: bool = False) -> str:
+    """One-hot rows times a matrix (C, ...), or (K, C) transposed: its rows at `index`, without reading the others.
+
+    Of a quantised matrix only these are dequantised.
+    """
+    axis, made = int(transposed), op.graph.producer(matrix)
+    if made is not None and made.kind == "DequantizeLinear" and not made.attrs.get("block_size"):
+        q, *parameters = made.inputs
+        scaled = made.attrs.get("axis", 1) % len(op.graph.shape(q) or (0, 0))
+        if scaled == axis and op.graph.shape(parameters[0]) not in ((), (1,)):
+            parameters = [op.Gather(p, index, axis=0) for p in parameters]
+        rows = op.DequantizeLinear(op.Gather(q, index, axis=axis), *parameters, axis=scaled)
+    else:
+        rows = op.Gather(matrix, index, axis=axis)
+    return str(op.Transpose(rows, perm=[1, 0]) if transposed else rows)
 
 
 def _swapped(op: Builder, value: str, rank: int) -> str:
