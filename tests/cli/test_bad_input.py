@@ -77,7 +77,7 @@ MODELS: dict[str, tuple[Callable[[], str], int, str, str]] = {
     "has no class scores": (
         lambda: saved('<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) '
                       "{ y = Relu(x) }"),
-        4, "no output holds one score per class", "classifiers",
+        4, "no output holds one score per class, or per class and pixel: `y` ['N', 3, 8, 8]", "--element",
     ),
 }  # fmt: skip
 

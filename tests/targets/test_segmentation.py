@@ -69,7 +69,8 @@ def x() -> np.ndarray:
 
 
 def explainer(end: str = "logits", target: Segmentation | None = None, method: str = "hirescam", **more) -> Explainer:
-    return Explainer(segmenter(end, more.pop("batch", "N")), method=method, target=target, layer="a", threads=1, **more)
+    model = segmenter(end, more.pop("batch", "N"))
+    return Explainer(model, method=method, target=target or Segmentation(), layer="a", threads=1, **more)
 
 
 @pytest.mark.parametrize("batch", ["N", "1"])
@@ -154,7 +155,7 @@ def letterboxed_picture(picture: np.ndarray):
 
 
 def test_the_layer_is_the_last_one_before_the_classes_are_enlarged() -> None:
-    made = Explainer(segmenter(), threads=1)
+    made = Explainer(segmenter(), output="y", threads=1)
     assert made.layer == "a"
     assert "`y` taken for a segmentation of 3 classes in 8x12" in made.notes
     assert "class 0 taken for the background" in made.notes
@@ -215,3 +216,13 @@ def test_the_predicted_class_of_a_trained_segmenter_lights_its_object(name: str)
         x0, y0, x1, y1 = boxes[file]["objects"][0]["box_xyxy"]
         energies.append(one.values[y0:y1, x0:x1].sum() / one.values.sum())
     assert np.mean(energies) > 0.7
+
+
+def test_a_map_with_the_channels_of_a_picture_may_be_one_and_is_explained_when_named() -> None:
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        net (float[N,3,8,8] x) => (float[N,3,8,8] y) { a = Relu(x) y = Sub(x, a) }""")
+    with pytest.raises(UnsupportedError, match="no output holds one score per class, or per class and pixel") as error:
+        Explainer(model)
+    assert "--class-output NAME" in error.value.hint
+    assert Explainer(model, output="y", layer="a").classes == 3

@@ -22,6 +22,7 @@ def default_kind(graph: Graph, image: ImageInput, output: str | None = None, sco
             raise UnsupportedError(
                 f"no output holds one score per class, or per class and pixel: {output_listing(graph)}",
                 "say what to explain: one element (`--element OUTPUT[INDEX,...]`), likeness to a vector or picture "
-                "(`--similar-to FILE`), or in Python a target of `onnxcam.targets`",
+                "(`--similar-to FILE`), a map of classes (`--class-output NAME`), or in Python a target of "
+                "`onnxcam.targets`",
             ) from error
         return Segmentation(output=dense).bind(graph, image)

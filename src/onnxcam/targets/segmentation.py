@@ -63,13 +63,18 @@ class Segmentation(TargetSpec):
 
 
 def segmentation_output(graph: Graph, image: ImageInput) -> str | None:
-    """The output that makes a model a segmenter: the only one, with a map of classes nearly as fine as the picture."""
+    """The output that makes a model a segmenter: the only one, with a map of classes nearly as fine as the picture.
+
+    None where that might be a picture itself: as many channels, without an activation.
+    """
     found = [end for o in graph.outputs if (end := dense_head(graph, o)) is not None]
     shapes = [graph.shape(end.logits) or () for end in found]
     picture = graph.shape(image.name) or ()
     if len(found) != 1 or not all(isinstance(d, int) for d in (*shapes[0][1:], *picture[1:])):
         return None
     sizes, pixels = (sorted(int(d) for d in s[1:] if isinstance(d, int)) for s in (shapes[0], picture))
+    if found[0].activation is None and not found[0].decided and image.channels in (shapes[0][1], shapes[0][3]):
+        return None  # as many channels as the picture: it may be a picture itself
     fine = all(_FINE * d >= p for d, p in zip(sizes[-2:], pixels[-2:], strict=True))
     return found[0].output if fine or found[0].decided else None
 
