@@ -21,6 +21,7 @@ from onnxcam.errors import UsageError
 from onnxcam.explained import Size, open_graph
 from onnxcam.explainer import Explainer, PreprocessLike
 from onnxcam.explanation import Explanation
+from onnxcam.graph.build import tensor_info
 from onnxcam.graph.index import Graph
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput
@@ -42,6 +43,7 @@ _OUTWARD = {
 _THRESHOLDS = {"ultraface": 0.7, "yunet": 0.7, "detr": 0.5}
 _FACES = ("ultraface", "yunet")
 _AT_ONCE = 16
+_FAR = 1e6
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Detector:
             layer = shared_map(graph, [term.value for term in self._terms], image.name, bound)
             notes += [f"layer `{layer}` chosen: the last map that all boxes come from"] if layer is not None else []
         self.explainer = Explainer(
-            replace(file, model=_with_outputs(file.model, found.layout.values)),
+            replace(file, model=_with_outputs(file.model, graph, found.layout.values)),
             target=BoxTarget(self._terms, found.layout.classes),
             method=method,
             layer=layer,
@@ -268,7 +270,9 @@ class Detector:
         found = _Found(rows, self._layout.places(rows), view)
         labels, scores = self._layout.best(rows)
         kept = np.flatnonzero(scores >= self.threshold)
-        boxes = self._layout.boxes(rows[kept], found.places[kept])
+        with np.errstate(over="ignore", invalid="ignore"):
+            boxes = np.nan_to_num(self._layout.boxes(rows[kept], found.places[kept]), posinf=_FAR, neginf=-_FAR)
+        boxes = boxes.clip(-_FAR, _FAR)
         if self._layout.suppresses:
             order = suppressed(boxes, scores[kept], labels[kept], self.iou)
         else:
@@ -394,15 +398,14 @@ def _terms(graph: Graph, layout: HeadLayout, box_score: str) -> Iterable[Term]:
             yield Term(value, layout.shapes[i], not edges and ends_in_activation(graph, value), edges)
 
 
-def _with_outputs(model: ModelProto, values: Sequence[str]) -> ModelProto:
+def _with_outputs(model: ModelProto, graph: Graph, values: Sequence[str]) -> ModelProto:
     """The model, with values from its inside among its outputs."""
-    missing = [value for value in values if value not in {o.name for o in model.graph.output}]
+    missing = [value for value in values if value not in graph.outputs]
     if not missing:
         return model
     wider = ModelProto()
     wider.CopyFrom(model)
-    for value in missing:
-        wider.graph.output.add(name=value)
+    wider.graph.output.extend(tensor_info(value, graph.dtype(value), graph.shape(value)) for value in missing)
     return wider
 
 

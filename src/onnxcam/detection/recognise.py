@@ -24,6 +24,7 @@ from onnxcam.detection.decode import (
 )
 from onnxcam.detection.neck import tail
 from onnxcam.errors import UnsupportedError, UsageError
+from onnxcam.graph.head import before_activation
 from onnxcam.graph.index import Graph, Node
 from onnxcam.graph.layout import MOVES
 
@@ -102,7 +103,7 @@ def _oriented(evidence: Evidence, per_cell: tuple[int, ...]) -> tuple[str, Shape
     """The output with as many rows, or columns, as there are anchors: name, shape, swapped, strides, per cell."""
     for name, shape in evidence.tables():
         for swapped, anchors in ((False, shape[0]), (True, shape[1])):
-            if shape[swapped] < 5 and min(shape) < 5:
+            if shape[not swapped] < 5:
                 continue
             for strides, n in strides_for(evidence.size, anchors, per_cell):
                 return name, shape, swapped, strides, n
@@ -275,7 +276,7 @@ def _detr(evidence: Evidence) -> ScoresAndBoxes | None:
     shapes = (evidence.shapes[pair[0]], evidence.shapes[pair[1]])
     # DETR itself has 100 queries and a class for none of them; its heirs have more, and a sigmoid per class.
     softmax = shapes[0][0] <= 100
-    done = evidence.has(pair[0], "Softmax") and softmax
+    done = before_activation(evidence.graph, pair[0]) is not None
     return ScoresAndBoxes(
         pair,
         shapes,
