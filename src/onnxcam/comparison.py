@@ -99,7 +99,7 @@ class Pair:
     @property
     def changed(self) -> bool:
         """Whether the predicted class moved: by label where both models have labels, else by index."""
-        return _moved(self.a.top[0], self.b.top[0])
+        return _moved(_predicted(self.a), _predicted(self.b))
 
     def row(self, colors: str = "jet", opacity: float = 0.5) -> Row:
         """What a sheet shows: the picture, both overlays, and the difference with its scale."""
@@ -108,7 +108,7 @@ class Pair:
             f"{name.replace('_', ' ').replace('pearson', 'Pearson')} {value:.3f}"
             for name, value in self.numbers.items()
         )
-        first, second = self.a.top[0], self.b.top[0]
+        first, second = _predicted(self.a), _predicted(self.b)
         moved = f"the class moved from {first.name} to {second.name}" if self.changed else "the same class is predicted"
         return Row(
             " · ".join((self.name, self.problem or numbers, moved)),
@@ -152,11 +152,16 @@ def _picture(explanation: Explanation) -> Panel:
 
 
 def _explained(explanation: Explanation, colors: str, opacity: float) -> Panel:
-    best = explanation.top[0]
+    best = _predicted(explanation)
     predicted = f"predicted: {best.name} {_strength(best, explanation)}"
     explained = f"explained: {explanation.name} {explanation.strength}"
     lines = (explained,) if best.index == explanation.class_index else (explained, predicted)
     return Panel(explanation.overlay(colors, opacity), (*lines, *explanation.warnings))
+
+
+def _predicted(explanation: Explanation) -> ClassScore:
+    """The class that scores highest; what was explained, where the model has no classes."""
+    return explanation.top[0] if explanation.top else ClassScore(-1, explanation.label, explanation.score)
 
 
 def _strength(best: ClassScore, explanation: Explanation) -> str:
@@ -177,7 +182,8 @@ def pearson(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
 def explained_pair(a: Explainer, b: Explainer, picture: PictureLike, target: TargetLike = None) -> Pair:
     """One picture explained by two models for one class: the target, else the one that `a` predicts.
 
-    Models with different labels are asked for the class of one label; without labels, for that of one index.
+    Models with different labels are asked for the class of one label; without labels, for that of one index. A target
+    that is no class is asked of both as it is.
 
     Raises: PictureError; UsageError where `b` has no such class.
     """
@@ -185,7 +191,7 @@ def explained_pair(a: Explainer, b: Explainer, picture: PictureLike, target: Tar
     first = a(loaded, target)
     name = Path(loaded.source).name if loaded.sha256 else loaded.source
     try:
-        return Pair(name, first, b(loaded, _class_of(b, first)))
+        return Pair(name, first, b(loaded, target if first.class_index < 0 else _class_of(b, first)))
     except _UnmatchedError as error:
         if target is not None:
             raise
@@ -202,10 +208,8 @@ class _UnmatchedError(UsageError):
 
 
 def _class_of(b: Explainer, explained: Explanation) -> int:
-    """The number that the explained class of `a` has in `b`."""
+    """The number that the class that `a` explained has in `b`."""
     index, labels = explained.class_index, explained.labels
-    if index < 0:
-        raise UsageError("the target is no class", "two models are compared by what they make of a class")
     if labels is None or b.labels is None:
         if len(explained.scores) == b.classes:
             return index
@@ -276,7 +280,7 @@ def _compared(source: PictureLike, pair: Pair) -> Compared:
         source=source,
         numbers=pair.numbers,
         explained=(first, None if pair.unmatched else second),
-        predicted=(pair.a.top[0], pair.b.top[0]),
+        predicted=(_predicted(pair.a), _predicted(pair.b)),
         problem=pair.problem,
     )
 

@@ -14,6 +14,7 @@ from onnxcam import Explainer, compare
 from onnxcam.comparison import ORANGE, PURPLE, explained_pair
 from onnxcam.errors import PictureError, UsageError
 from onnxcam.metrics import rank_correlation
+from onnxcam.targets import Element
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -81,6 +82,15 @@ def test_a_class_that_b_lacks_is_a_problem_of_the_picture_and_an_error_where_it_
     onnx.save(shades({"red": RED, "violet": BLUE}, labelled=False), "bare.onnx")
     with pytest.raises(UsageError, match="a has 3 classes and b has 2"):
         compare("a.onnx", "bare.onnx", "pictures", 0, threads=1)
+
+
+def test_a_target_that_is_no_class_is_asked_of_both_as_it_is(folder: Path) -> None:
+    """a's output 0 is red, b's is green: a's maps of red and of green are what is compared."""
+    explainers = [Explainer(name, target=Element("y[0]"), threads=1) for name in ("a.onnx", "b.onnx")]
+    found = compare(*explainers, "pictures/red.png").pictures[0]
+    both = [Explainer("a.onnx", target=Element(f"y[{i}]"), threads=1)("pictures/red.png").values for i in (0, 1)]
+    assert found.rank_correlation == rank_correlation(*both) < 1
+    assert [c and c.label for c in found.explained] == ["y[0]", "y[0]"] and not found.changed
 
 
 def test_pictures_are_a_folder_one_or_any_number_and_bad_ones_are_listed(folder: Path) -> None:
