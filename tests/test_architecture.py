@@ -36,7 +36,7 @@ def imports(name: str) -> set[str]:
 
 # From the ground up. A module may import those of its own line and of the lines before.
 LAYERS = [
-    ["errors", "_core"],
+    ["errors", "_core", "profiling"],
     ["picture", "output", "runtime", "pipeline"],
     ["preprocess"],
     ["render", "saliency", "sheet"],

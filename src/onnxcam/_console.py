@@ -58,14 +58,16 @@ def print_warning(text: str) -> None:
     err.print(f"[bold yellow]warning:[/] {escape(text)}")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = (), to_stderr: bool = False
+) -> None:
     """A plain table, readable without colour; columns named in `right` are numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    out.print(table)
+    (err if to_stderr else out).print(table)
 
 
 @contextmanager

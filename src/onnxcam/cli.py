@@ -78,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     _drawing_options(explain, clip=True)
     _folder_options(explain)
     _runtime_options(explain, choice=True)
-    explain.set_defaults(run=_explain, method=None)
+    explain.add_argument("--profile", action="store_true", help="say on standard error where the time went")
+    explain.set_defaults(run=_explain_timed, method=None)
 
     export = commands.add_parser("export", help="write one file that predicts and explains")
     export.add_argument("model", metavar="MODEL", help="an .onnx file")
@@ -466,6 +467,26 @@ def _explainer(arguments: argparse.Namespace, progress: Callable[[int, int], Non
         **_target(arguments),
         **_model_options(arguments),
     )
+
+
+def _explain_timed(arguments: argparse.Namespace) -> int:
+    if not arguments.profile:
+        return _explain(arguments)
+    from onnxcam import _console as console
+    from onnxcam.profiling import profile
+
+    with profile() as found:
+        code = _explain(arguments)
+    rest = found.total - sum(found.seconds.values())
+    threads = " (stages of several threads overlap)" if rest < 0 else ""
+    rows = [
+        (name, str(found.calls[name]), f"{seconds * 1e3:.1f}", f"{seconds / found.total:.0%}")
+        for name, seconds in found.seconds.items()
+    ]
+    rows += [("rest: imports, records", "", f"{rest * 1e3:.1f}", f"{rest / found.total:.0%}")] if rest >= 0 else []
+    console.print_table(("stage", "calls", "ms", "share"), rows, right=("calls", "ms", "share"), to_stderr=True)
+    console.print_note(f"{found.total * 1e3:.1f} ms in all{threads}")
+    return code
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from onnxcam.graph.load import Run, load
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods import METHODS, Method, MethodContext, find_method, possible_methods
+from onnxcam.profiling import stage
 from onnxcam.runtime import Session
 from onnxcam.targets import Target, TargetKind, TargetSpec, default_kind
 
@@ -97,6 +98,7 @@ class ExplainedModel:
         return tuple(dict.fromkeys((*maps, *(n for n in scores if n is not None), *cuts)))
 
 
+@stage("load")
 def open_graph(
     file: ModelFile,
     *,
@@ -233,6 +235,7 @@ def plan(
     return Plan(graph, image, row, settings, kind, tuple(layers), picture, None if names or row.at_input else rule)
 
 
+@stage("rewrite")
 def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **wanted: Any) -> ExplainedModel:
     """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite` and `plan`.
 

@@ -5,8 +5,10 @@ import tempfile
 from pathlib import Path
 
 from onnxcam.errors import OutputError
+from onnxcam.profiling import stage
 
 
+@stage("write")
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
     """Write `data` beside `path` and rename it into place; nothing half-written is left behind.
 

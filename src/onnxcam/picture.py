@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from onnxcam.errors import PictureError
+from onnxcam.profiling import stage
 
 MAX_PIXELS = 178_956_970
 """Most pixels that a picture may have by default: the size above which Pillow itself refuses."""
@@ -53,6 +54,7 @@ class Picture:
 PictureLike = str | os.PathLike[str] | Image.Image | SupportsArray | SupportsDLPack | Picture
 
 
+@stage("decode")
 def load_picture(source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Picture:
     """Decode a picture into RGB as a person sees it.
 

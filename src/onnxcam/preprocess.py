@@ -15,6 +15,7 @@ from PIL import Image
 
 from onnxcam.errors import PictureError, UsageError
 from onnxcam.picture import MAX_PIXELS, Picture, PictureLike, load_picture
+from onnxcam.profiling import stage
 
 __all__ = ["METADATA_KEY", "Picture", "PictureLike", "Preprocess", "View", "imagenet_defaults", "load_picture"]
 
@@ -162,6 +163,7 @@ class Preprocess:
         if not np.isfinite(self._table()).all():
             _refuse([f"scale, mean, std: the pixel values become too large for {self.dtype}"])
 
+    @stage("preprocess")
     def __call__(self, picture: Picture) -> tuple[npt.NDArray[Any], View]:
         """The input tensor, (1, C, H, W) or (1, H, W, C) of `dtype`, and its place on the picture.
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from onnxcam import _core
 from onnxcam.errors import UsageError
+from onnxcam.profiling import stage
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -65,6 +66,7 @@ def clipped(
     return np.minimum(values / np.float32(top), np.float32(1)) if top > 0 else values
 
 
+@stage("render")
 def overlay(
     picture: Bytes,
     values: npt.NDArray[np.float32],
@@ -89,6 +91,7 @@ def overlay(
     return Image.fromarray(blended)
 
 
+@stage("encode")
 def encoded(image: Image.Image, suffix: str, compress_level: int = 6) -> bytes:
     """The file of a picture: `.png` (compress_level 0 to 9), `.webp`, else JPEG at quality 92."""
     buffer = io.BytesIO()

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from onnx import ModelProto, external_data_helper
 
 from onnxcam.errors import ModelError, OnnxCamError, UsageError
+from onnxcam.profiling import stage
 
 # What people type for an execution provider.
 PROVIDERS = {
@@ -88,6 +89,7 @@ class ModelSession(Protocol):
 class Session:
     """One ONNX Runtime session over a model. Safe to run from many threads."""
 
+    @stage("session")
     def __init__(
         self,
         model: ModelProto,
@@ -142,6 +144,7 @@ class Session:
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
+    @stage("run")
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Outputs by name. Raises: ModelError where ONNX Runtime refuses the run."""
         names = list(outputs or self.outputs)
@@ -162,6 +165,7 @@ class OpenVinoSession:
     Raises: RuntimeMissingError, UsageError (device), ModelError (OpenVINO cannot load the model).
     """
 
+    @stage("session")
     def __init__(
         self,
         model: ModelProto,
@@ -194,6 +198,7 @@ class OpenVinoSession:
         self.outputs = tuple(output.name for output in model.graph.output)
         self._idle: LifoQueue[Any] = LifoQueue()
 
+    @stage("run")
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Outputs by name. Raises: ModelError where OpenVINO refuses the run."""
         try:

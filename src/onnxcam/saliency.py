@@ -12,6 +12,7 @@ import numpy.typing as npt
 from onnxcam import _core
 from onnxcam.errors import UsageError
 from onnxcam.preprocess import View
+from onnxcam.profiling import stage
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,6 +36,7 @@ FUSIONS: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
+@stage("kernels")
 def saliency_maps(
     raws: Sequence[Floats], views: Sequence[View], normalize: str = "minmax", fuse: str = "mean", threads: int = 0
 ) -> list[Floats]:

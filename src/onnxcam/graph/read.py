@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import FunctionProto, GraphProto, ModelProto, TensorProto
 
 from onnxcam.errors import ModelError, UsageError
+from onnxcam.profiling import stage
 
 # Two gibibytes is protobuf's own limit for one message; larger models keep their weights in external files.
 MAX_BYTES = 2**31 - 1
@@ -60,6 +61,7 @@ class ModelFile:
 ModelSource = str | os.PathLike[str] | bytes | ModelProto | ModelFile
 
 
+@stage("read")
 def read(source: ModelSource, *, max_bytes: int = MAX_MODEL_BYTES) -> ModelFile:
     """Parse a model; external data stay on disk. What is read already stays as it is.
 

@@ -7,11 +7,13 @@ import numpy.typing as npt
 
 from onnxcam import _core
 from onnxcam.errors import UsageError
+from onnxcam.profiling import stage
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 
+@stage("kernels")
 def combined(activations: Floats, alpha: Floats, combine: str, threads: int = 0, sign: str = "fixed") -> Floats:
     """Raw maps (N, h, w) from A (N, K, h, w) and alpha (N, K, 1, 1) or (N, K, h, w), signed.
 

@@ -18,7 +18,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from PIL import Image
 
 from onnxcam.errors import PictureError, UsageError
-from onnxcam.explainer import Explainer, ClassLike
+from onnxcam.explainer import ClassLike, Explainer
 from onnxcam.explanation import Explanation
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.methods import find_method
