@@ -1,13 +1,15 @@
 """The serving example with and without maps: the same app, the same pictures, the plain and the exported model.
 
-    python -m benchmarks.serving [MODEL --preprocess FILE --picture IMAGE] [--seconds S]
+    python -m benchmarks.serving [MODEL --preprocess FILE --picture IMAGE] [--requests N]
 
 Two servers run beside each other. One client sends a request to each in turn over kept-alive connections (the median of
-pairs is given), then four clients load one server at a time, in alternating rounds. Needs fastapi and uvicorn.
+pairs is given), then four clients load one server at a time, in alternating rounds: CPU time that the server takes for
+a request, read from /proc (Linux), which other programs on the machine disturb little. Needs fastapi and uvicorn.
 """
 
 import argparse
 import http.client
+import os
 import re
 import statistics
 import subprocess
@@ -25,7 +27,8 @@ APP = Path(__file__).parents[1] / "examples" / "serving" / "fastapi_app.py"
 
 
 @contextmanager
-def served(model: Path, *options: str) -> Iterator[int]:
+def served(model: Path, *options: str) -> Iterator[tuple[int, int]]:
+    """(process id, port) of a server."""
     command = [sys.executable, str(APP), str(model), "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -33,7 +36,7 @@ def served(model: Path, *options: str) -> Iterator[int]:
         if port is None:
             raise SystemExit(f"{model}: the server did not start")
         try:
-            yield port
+            yield process.pid, port
         finally:
             process.terminate()
 
@@ -48,24 +51,27 @@ def asked(connection: http.client.HTTPConnection, path: str, data: bytes) -> flo
     return time.perf_counter() - start
 
 
-def throughput(port: int, path: str, data: bytes, seconds: float, clients: int = 4) -> float:
-    counts = [0] * clients
-    end = time.perf_counter() + seconds
+def cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def work(i: int) -> None:
+
+def loaded(process: int, port: int, path: str, data: bytes, requests: int, clients: int = 4) -> float:
+    """CPU seconds of the server for one request, while several clients wait for it."""
+
+    def work() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port)
-        while time.perf_counter() < end:
+        for _ in range(requests // clients):
             asked(connection, path, data)
-            counts[i] += 1
         connection.close()
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(clients)]
-    start = time.perf_counter()
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    start = cpu_seconds(process)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) / (time.perf_counter() - start)
+    return (cpu_seconds(process) - start) / (requests // clients * clients)
 
 
 def main() -> int:
@@ -73,7 +79,7 @@ def main() -> int:
     parser.add_argument("model", nargs="?", type=Path, default=demo.FOLDER / "demo.onnx")
     parser.add_argument("--preprocess", metavar="FILE")
     parser.add_argument("--picture", type=Path, default=demo.PICTURES / "demo.jpg")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each part (default %(default)s)")
+    parser.add_argument("--requests", type=int, default=200, help="per round and case (default %(default)s)")
     arguments = parser.parse_args()
     options = ["--preprocess", arguments.preprocess] if arguments.preprocess else []
     data = arguments.picture.read_bytes()
@@ -87,22 +93,21 @@ def main() -> int:
             "with the map in the answer": (mine, "/explain"),
             "overlay as JPEG": (mine, "/overlay"),
         }
-        connections = {name: http.client.HTTPConnection("127.0.0.1", port) for name, (port, _) in cases.items()}
+        connections = {name: http.client.HTTPConnection("127.0.0.1", port) for name, ((_, port), _) in cases.items()}
         times: dict[str, list[float]] = {name: [] for name in cases}
-        end = time.perf_counter() + arguments.seconds
-        while time.perf_counter() < end or len(times["plain model"]) < 20:
+        for _ in range(arguments.requests):
             for name, (_, path) in cases.items():
                 times[name].append(asked(connections[name], path, data))
         rounds: dict[str, list[float]] = {name: [] for name in cases}
-        for _ in range(3):
-            for name, (port, path) in cases.items():
-                rounds[name].append(throughput(port, path, data, arguments.seconds / 12))
-        print(f"{'':28}{'one client':>12}{'ratio':>8}{'four clients':>16}{'ratio':>8}")
+        for _ in range(5):
+            for name, (server, path) in cases.items():
+                rounds[name].append(loaded(*server, path, data, arguments.requests))
+        print(f"{'':28}{'one client':>12}{'ratio':>8}{'CPU, four clients':>20}{'ratio':>8}")
         for name in cases:
             ratio = statistics.median(a / b for a, b in zip(times[name][5:], times["plain model"][5:], strict=True))
-            rate = statistics.median(rounds[name])
-            shown = f"{statistics.median(times[name][5:]) * 1e3:9.1f} ms{ratio:8.2f}{rate:14.0f}/s"
-            print(f"{name:28}{shown}{statistics.median(rounds['plain model']) / rate:8.2f}")
+            cpu = statistics.median(a / b for a, b in zip(rounds[name], rounds["plain model"], strict=True))
+            shown = f"{statistics.median(times[name][5:]) * 1e3:9.1f} ms{ratio:8.2f}"
+            print(f"{name:28}{shown}{statistics.median(rounds[name]) * 1e3:17.1f} ms{cpu:8.2f}")
         for connection in connections.values():
             connection.close()
     return 0
