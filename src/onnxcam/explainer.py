@@ -30,7 +30,7 @@ from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods.head import HeadRunner
 from onnxcam.methods.loop import Loop, Progress
 from onnxcam.methods.projection import cancelled, combined
-from onnxcam.pipeline import Skipped, pipelined
+from onnxcam.pipeline import Skipped, pipelined, processors
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
 from onnxcam.presets import (
     Preset,
@@ -286,7 +286,8 @@ class Explainer:
         """Explain any number of pictures: a generator, in their order, in memory that does not grow with them.
 
         Decoding, the model (`batch_size` pictures in one run) and `finish` overlap. Pictures are taken when there is
-        room for them, at most three batches at once, so they may come from an endless iterator.
+        room for them, so they may come from an endless iterator: three batches at once are held. Where the Explainer
+        has `threads`, as many runs as fit into the processors are made at the same time, each holding one batch more.
 
         target: one for all, or an iterable with one for each. workers: threads that decode and finish, default one per
         processor. A picture that cannot be read is a BadPicture in its place, or raises PictureError with
@@ -328,7 +329,8 @@ class Explainer:
         def done(_: Any, result: Explanation | BadPicture) -> Any:
             return result if finish is None else finish(result)
 
-        return pipelined(asked(), prepare, run, done, batch_size=batch_size, workers=workers)
+        runners = max(1, processors() // self._threads) if self._threads else 1
+        return pipelined(asked(), prepare, run, done, batch_size=batch_size, workers=workers, runners=runners)
 
     def explain_classes(self, picture: PictureLike, targets: int | Sequence[TargetLike]) -> list[Explanation]:
         """Explain several targets of one picture, in the order asked for.

@@ -25,9 +25,11 @@ def quick(items, **options):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 37, 100])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_every_item_is_finished_once_with_its_own_result_and_in_order(batch_size: int, workers: int) -> None:
-    assert list(quick(NUMBERS, batch_size=batch_size, workers=workers)) == [(n, 2 * (n + 1)) for n in NUMBERS]
-    assert list(quick([], batch_size=batch_size, workers=workers)) == []
+@pytest.mark.parametrize("runners", [1, 3])
+def test_every_item_is_finished_once_with_its_own_result_and_in_order(batch_size, workers, runners) -> None:
+    options = {"batch_size": batch_size, "workers": workers, "runners": runners}
+    assert list(quick(NUMBERS, **options)) == [(n, 2 * (n + 1)) for n in NUMBERS]
+    assert list(quick([], **options)) == []
 
 
 def test_order_is_kept_where_the_stages_take_their_time() -> None:
@@ -91,6 +93,17 @@ def test_the_three_stages_work_at_the_same_time() -> None:
         return r
 
     assert list(pipelined(range(5), prepare, run, finish, batch_size=1, workers=2)) == [0, 1, 2, 3, 4]
+
+
+def test_several_runs_are_made_at_the_same_time_and_order_is_kept() -> None:
+    """Each run waits for two others: with fewer runners nobody would ever come."""
+    meeting = threading.Barrier(3)
+
+    def run(batch):
+        meeting.wait(10)
+        return batch
+
+    assert list(pipelined(range(12), int, run, lambda n, r: r, batch_size=2, runners=3)) == list(range(12))
 
 
 def test_what_is_skipped_is_not_run_and_keeps_its_place() -> None:
