@@ -212,7 +212,7 @@ def test_the_camera_is_explained_live_and_let_go(page: Browser) -> None:
     page.wait("onnxcam.last")
     page.evaluate("globalThis.first = onnxcam.last; 0")
     page.wait("onnxcam.last !== first")
-    assert page.evaluate("document.getElementById('camera').getAttribute('aria-pressed')") == "true"
+    assert page.evaluate("document.getElementById('camera').textContent") == "Stop the camera"
     assert page.evaluate("lent.getTracks().map(t => t.readyState)") == ["live"]
     page.evaluate("document.getElementById('camera').click()")
     assert page.evaluate("lent.getTracks().map(t => t.readyState)") == ["ended"]
