@@ -358,7 +358,7 @@ class _Means:
         top = max((mean.top for mean in self.classes.values()), default=0.0)
         return {
             "top": top,
-            "classes": {str(index): mean.to_json(top) for index, mean in self.classes.items()},
+            "classes": {str(index): mean.to_json(top) for index, mean in self.classes.items() if index is not None},
             "pairs": {f"{expected},{found}": mean.to_json(1.0) for (expected, found), mean in self.pairs.items()},
         }
 
