@@ -661,7 +661,8 @@ def _export(arguments: argparse.Namespace) -> int:
         score=arguments.score,
         normalize=arguments.normalize,
         fuse=arguments.fuse,
-        target=arguments.target[0] if single else arguments.target,
+    asked = _target(arguments)["target"]
+        target=asked or (arguments.target[0] if single else arguments.target),
         top=arguments.top,
         all_classes=arguments.all_classes,
         class_input=arguments.class_input,

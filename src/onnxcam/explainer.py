@@ -449,6 +449,10 @@ class Explainer:
 
     def _checked_tensor(self, x: Any) -> npt.NDArray[Any]:
         """Raises: UsageError where it is not what the model takes."""
+    def built_in(self) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
+        """What an exported file holds of the target, by role, and which roles stay inputs of it."""
+        return self._explained.kind.built_in(Scene(self.labels, self._whole, self._outputs_of))
+
         image = self._explained.image
         array = np.asarray(x if hasattr(x, "__array__") or not hasattr(x, "__dlpack__") else np.from_dlpack(x))
         size = self.preprocess.size

@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 from onnxcam.errors import ModelError, OutputError, UnsupportedError, UsageError, VerificationError
-from onnxcam.explained import Plan, Size, free_name, noise, open_graph, plan
+from onnxcam.explained import Plan, Size, free_name, noise, open_graph, plan, refuse_another_shape
 from onnxcam.explainer import PIXEL_CLIP, ClassLike, Explainer
 from onnxcam.finish import Enlarged, clipped, finished, model_input, overlaid, raw_map
 from onnxcam.graph.build import Builder, tensor_info
@@ -31,7 +31,7 @@ from onnxcam.preprocess import PictureLike, Preprocess, View, load_picture
 from onnxcam.render import colormap as colormap_of
 from onnxcam.runtime import Session, onnxruntime
 from onnxcam.saliency import check_options, saliency_maps
-from onnxcam.targets import Target, class_number
+from onnxcam.targets import CLASS_INDEX, Target, TargetSpec, class_number
 
 Array = npt.NDArray[Any]
 
@@ -104,7 +104,10 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Request:
-    """What the file shall hold; classes: None for those of an input or the predicted one."""
+    """What the file shall hold; classes: None for those of an input or the predicted one.
+
+    fixed: per role of the target other than the class, the value that is built in; open_roles: those that are inputs.
+    """
 
     score: str
     normalize: str
@@ -118,6 +121,8 @@ class _Request:
     with_raw: bool
     preprocess: Preprocess | None
     overlay: tuple[str, float] | None
+    fixed: Mapping[str, Array]
+    open_roles: tuple[str, ...]
 
 
 def export(
@@ -132,7 +137,7 @@ def export(
     output: str | None = None,
     normalize: str = "minmax",
     fuse: str = "mean",
-    target: ClassLike | Sequence[ClassLike] = None,
+    target: ClassLike | TargetSpec | Sequence[ClassLike] = None,
     top: int | None = None,
     all_classes: bool = False,
     class_input: str | None = None,
@@ -147,6 +152,8 @@ def export(
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
     size: Size | None = None,
     input_layout: str | None = None,
+    input_name: str | None = None,
+    feeds: Mapping[str, Any] | None = None,
     verify: bool = True,
     picture: PictureLike | None = None,
     threads: int | None = None,
@@ -166,6 +173,11 @@ def export(
     the first layer. picture_input: the file takes pictures (N, H, W, 3) uint8 of the model's own size in place of its
     tensor; overlay: and returns them with the map as `overlay` (N, H, W, 3) uint8.
 
+    target may also be one of `onnxcam.targets`. A class, a region, a rival or an element that it names is built in;
+    what it leaves out is predicted in the graph, but for the class, which is the input, and the reference of a
+    likeness: the input `reference` (1, D) or (N, D) float32. The model's other inputs stay inputs; feeds: values to
+    verify with.
+
     verify: run the original, the Python path and the new file on `picture`, or on seeded noise, and write nothing where
     they differ. External weights stay in their files, which are copied beside an output in another folder.
 
@@ -178,24 +190,33 @@ def export(
     _refuse_exported(file)
     target_path = Path(path)
     _check_place(target_path, file)
+    spec = target if isinstance(target, TargetSpec) else None
     python = Explainer(
-        model, method=method, method_options=method_options, layer=layer, layer_layout=layer_layout, score=score,
+        model, target=spec, input_name=input_name, feeds=feeds,
+        method=method, method_options=method_options, layer=layer, layer_layout=layer_layout, score=score,
         output=output, normalize=normalize, fuse=fuse, preprocess=preprocess, labels=labels, size=size,
         input_layout=input_layout, threads=threads, custom_ops_library=custom_ops_library,
     )  # fmt: skip
     wanted = size or (python.preprocess.size if preprocess is not None else None)
-    graph, image, bound = open_graph(file, size=python.preprocess.size, input_layout=input_layout)
+    graph, image, bound = open_graph(
+        file, size=python.preprocess.size, input_layout=input_layout, input_name=input_name, feeds=feeds
+    )
     chosen = plan(
-        graph, image, method=method, layer=layer, layer_layout=layer_layout, score=score, output=output,
+        graph, image, method=method, layer=layer, layer_layout=layer_layout, target=spec, score=score, output=output,
         options=method_options,
     )  # fmt: skip
-    classes = _classes(target, top, all_classes, python.labels, chosen.head.classes)
-    many = all_classes or top is not None or (target is not None and not isinstance(target, str | int | np.integer))
+    fixed, open_roles = python.built_in()
+    named = fixed.pop(CLASS_INDEX, None)
+    asked = target if not isinstance(target, TargetSpec) else None if named is None else int(named[0])
+    classes = _classes(asked, top, all_classes, python.labels, chosen.head.classes)
+    many = all_classes or top is not None or (asked is not None and not isinstance(asked, str | int | np.integer))
     request = _Request(
         score=score,
         normalize=normalize,
         fuse=fuse,
-        class_input=_class_input(class_input, fixed=classes is not None or top is not None),
+        class_input=_class_input(
+            class_input, fixed=classes is not None or top is not None or not chosen.kind.has_class
+        ),
         classes=classes,
         many=many,
         top=top,
@@ -204,6 +225,8 @@ def export(
         with_raw=with_raw,
         preprocess=python.preprocess if picture_input or overlay else None,
         overlay=_drawing(colormap, opacity, normalize, many, map_size, bound) if overlay else None,
+        fixed=fixed,
+        open_roles=open_roles,
     )
     dynamic = (image.height is None or image.width is None) and wanted is None and request.preprocess is None
     notes = [n for n in python.notes if not n.startswith("preprocessing") or request.preprocess is not None]
@@ -350,6 +373,7 @@ class _Names:
     heatmap_class: str | None
     heatmap_raw: str | None
     overlay: str | None
+    target_inputs: Mapping[str, str]
 
 
 def _assembled(
@@ -375,12 +399,15 @@ def _assembled(
         heatmap_class=named("heatmap_class", request.with_class),
         heatmap_raw=named("heatmap_raw", request.with_raw),
         overlay=named("overlay", request.overlay is not None),
+        target_inputs={role: named(role) or "" for role in request.open_roles},
     )
     op = Builder(graph)
-    targets = _targets(op, chosen, request, names.class_index)
+    targets = _targets(op, chosen, request, names)
     context = chosen.context(op, targets[0])
-    inputs = tuple(i.declared(names.class_index) for i in chosen.kind.inputs) if names.class_index else ()
+    called = {**names.target_inputs, **({CLASS_INDEX: names.class_index} if names.class_index else {})}
+    inputs = tuple(i.declared(called[i.role]) for i in chosen.kind.inputs if i.role in called)
     context.settle(*(value for target in targets for value in target.values), inputs=inputs)
+    refuse_another_shape(context.graph, targets[0])
     maps = []
     for target in targets:
         context = chosen.context(context.op, target)
@@ -435,7 +462,8 @@ def _assembled(
     model.graph.initializer.extend(t for name, t in op.initializers.items() if name in read)
     _prune(model, front, chosen, source)
     if names.class_index and not any(names.class_index in n.input for n in model.graph.node):
-        model.graph.input.pop()
+        (unused,) = (i for i in model.graph.input if i.name == names.class_index)
+        model.graph.input.remove(unused)
         names = replace(names, class_index=None)
         notes.append(f"method `{chosen.method.name}` makes the same map for every class: there is no class to choose")
     _settle_inputs(model, chosen, request, names, bound, dynamic)
@@ -447,16 +475,17 @@ def _grid(chosen: Plan, layer: Layer, bound: Size) -> Size:
     return bound if chosen.method.makes_maps and not chosen.method.on_grid else layer.grid
 
 
-def _targets(op: Builder, chosen: Plan, request: _Request, class_index: str | None) -> list[Target]:
+def _targets(op: Builder, chosen: Plan, request: _Request, names: _Names) -> list[Target]:
     """One target per class that is explained in a run."""
+    beside = {role: op.constant(value) for role, value in request.fixed.items()} | dict(names.target_inputs)
 
     def target(index: str) -> Target:
-        return chosen.kind.build(op, {"class_index": index})
+        return chosen.kind.build(op, {CLASS_INDEX: index, **beside})
 
-    if class_index is not None:
-        return [target(class_index)]
+    if names.class_index is not None:
+        return [target(names.class_index)]
     if request.top is not None:
-        scores = target(op.constant(np.array([-1]))).classes
+        scores = target(op.constant(np.array([-1]))).classes or ""
         _, best = op.TopK(scores, [request.top], axis=1, outputs=2)
         return [target(op.Gather(best, np.array(i), axis=1)) for i in range(request.top)]
     return [target(op.constant(np.array([c]))) for c in request.classes or (-1,)]
@@ -494,8 +523,8 @@ def _settle_inputs(
         for dim, size in zip(declared.type.tensor_type.shape.dim[first : first + 2], bound, strict=True):
             dim.dim_value = size
     for value in model.graph.input:
-        if value.name == names.class_index and image.batch == 1:
-            value.CopyFrom(tensor_info(value.name, TensorProto.INT64, [1]))
+        if value.name in (names.class_index, *names.target_inputs.values()) and image.batch == 1:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
     if names.class_index and request.class_input == "optional":
         model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), names.class_index))
 
@@ -548,6 +577,7 @@ def _describe(
         "normalize": request.normalize,
         "output": chosen.head.output,
         "logits": chosen.head.logits,
+        **({"target": dict(record)} if (record := chosen.kind.record()) else {}),
         "classes": list(request.classes) if request.classes is not None else None,
         "top": request.top,
         "class_input": request.class_input,
@@ -667,7 +697,7 @@ class _Trial:
         for asked in self._asked(x):
             got = self.mine.run(self.feeds(given, asked))
             head = self.chosen.head.output
-            if not self.request.preprocess and not _same_top(expected[head], got[head]):
+            if head in expected and not self.request.preprocess and not _same_top(expected[head], got[head]):
                 raise VerificationError(
                     f"output `{head}` of the exported file has another highest class than the model's",
                     "verify on a picture (`--picture`) in place of noise; if it stays, report this with the model",
@@ -694,7 +724,10 @@ class _Trial:
 
     def feeds(self, given: Array, asked: Sequence[int]) -> dict[str, Array]:
         """What the new file is fed; a default is left to itself."""
-        feeds = {self.names.picture: given}
+        others = {name: other.rows(len(given)) for name, other in self.chosen.image.others.items()}
+        feeds = {self.names.picture: given, **others}
+        for role, rows in self._probe().items():
+            feeds[self.names.target_inputs[role]] = np.repeat(rows, len(given), axis=0)
         if self.names.class_index and not (self.request.class_input == "optional" and set(asked) == {-1}):
             feeds[self.names.class_index] = np.array(asked)
         return feeds
@@ -702,7 +735,7 @@ class _Trial:
     def ratio(self, given: Array, x: Array, seconds: float = 0.5) -> float:
         """Time of the new file over the plain model's, the fastest of interleaved runs of each."""
         one = slice(self.chosen.image.batch or 1)
-        feeds, plain = self.feeds(given[one], [-1]), {self.chosen.image.name: x[one]}
+        feeds, plain = self.feeds(given[one], [-1]), self.chosen.image.feeds(x[one])
         outputs = self.mine.outputs, self.plain.outputs
         times: list[tuple[float, float]] = []
         start = time.perf_counter()
@@ -747,8 +780,14 @@ class _Trial:
             "verify on a picture (`--picture`) in place of noise; if it stays, report this with the model",
         )
 
+    def _probe(self) -> dict[str, Array]:
+        """What the target's inputs besides the class are fed."""
+        return self.chosen.kind.probe(1) if self.names.target_inputs else {}
+
     def _maps(self, x: Array, classes: Sequence[int]) -> Array:
-        explanations = self.python.explain_tensor(x, classes)
+        kind = self.chosen.kind
+        asked = kind.asked(self._probe()) if self.names.target_inputs else None
+        explanations = self.python.explain_tensor(x, classes if kind.has_class else asked)
         if self.request.map_size is None:
             return np.stack([e.values for e in explanations])
         raws = [np.stack(of_layer) for of_layer in zip(*(e.raws for e in explanations), strict=True)]

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx import parser
+from target_networks import ENDS, segmenter
 
 from onnxcam import Explainer
 from onnxcam.errors import UnsupportedError, UsageError
@@ -16,34 +16,6 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 W = np.array([[1.0, 0.5, -1], [-2, 1, 0.25]])
 V = np.array([[0.5, 0.25], [1, -1], [-1, 2.0]])
-ENDS = {
-    "logits": ("y = Identity(l)", "float[N,3,8,12] y"),
-    "channels last": ("y = Transpose<perm=[0,2,3,1]>(l)", "float[N,8,12,3] y"),
-    "argmax": ("y = ArgMax<axis=1, keepdims=0>(l)", "int64[N,8,12] y"),
-    "argmax of channels last": ("t = Transpose<perm=[0,2,3,1]>(l) y = ArgMax<axis=3>(t)", "int64[N,8,12,1] y"),
-    "softmax": ("y = Softmax<axis=1>(l)", "float[N,3,8,12] y"),
-    "sigmoid": ("y = Sigmoid(l)", "float[N,3,8,12] y"),
-}
-
-
-def segmenter(end: str = "logits", batch: str = "N") -> onnx.ModelProto:
-    """x (N, 3, 8, 12) -> a (N, 2, 4, 6), means of 2 x 2 pixels, mixed and rectified -> l (N, 3, 8, 12) -> y."""
-    tail, output = ENDS[end]
-    model = parser.parse_model(f"""
-        <ir_version: 8, opset_import: ["" : 18]>
-        net (float[{batch},3,8,12] x) => ({output.replace("[N", f"[{batch}")})
-        <float[2,3,1,1] w = {{1, 0.5, -1, -2, 1, 0.25}}, float[3,2,1,1] v = {{0.5, 0.25, 1, -1, -1, 2}},
-         float[4] twice = {{1, 1, 2, 2}}>
-        {{
-            p = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x)
-            c = Conv(p, w)
-            a = Relu(c)
-            s = Conv(a, v)
-            l = Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">(s, , twice)
-            {tail}
-        }}""")
-    onnx.checker.check_model(model)
-    return model
 
 
 def activations(x: np.ndarray) -> np.ndarray:

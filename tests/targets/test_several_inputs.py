@@ -6,36 +6,13 @@ x (N, 1, 4, 4) -> a = ReLU(2 x) -> p (N, 1) = mean; z = p times the second input
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx import parser
+from target_networks import ROW, SHIFT, two_inputs
 
 from onnxcam import Explainer
 from onnxcam.errors import ModelError, UsageError
 from onnxcam.targets import Element
-
-
-def network(
-    inputs: str = "float[N,1,4,4] x, float[N,3] row, float[3] shift", batch: str = "N", built_in: str = ""
-) -> onnx.ModelProto:
-    model = parser.parse_model(f"""
-        <ir_version: 8, opset_import: ["" : 18]>
-        net ({inputs.replace("[N", f"[{batch}")}) => (float[{batch},3] y, float[{batch},1] extra)
-        <float[1,1,1,1] w = {{2}}{built_in}>
-        {{
-            c = Conv(x, w)
-            a = Relu(c)
-            p = GlobalAveragePool(a)
-            extra = Flatten(p)
-            m = Mul(extra, row)
-            y = Add(m, shift)
-        }}""")
-    onnx.checker.check_model(model)
-    return model
-
-
-ROW = np.array([1.0, -2, 3])
-SHIFT = np.array([0.5, 0, -1])
 
 
 @pytest.fixture
@@ -52,7 +29,7 @@ def raw(sample: np.ndarray, factor: float) -> np.ndarray:
 @pytest.mark.parametrize("method", ["hirescam", "layercam"])
 def test_the_map_is_that_of_the_values_fed(x: np.ndarray, batch: str, method: str) -> None:
     feeds = {"row": ROW, "shift": SHIFT}
-    made = Explainer(network(batch=batch), feeds=feeds, layer="a", method=method, threads=1)
+    made = Explainer(two_inputs(batch=batch), feeds=feeds, layer="a", method=method, threads=1)
     for sample, found in zip(x, made.explain_tensor(x, 2), strict=True):
         mean = np.maximum(2 * sample.astype(np.float64), 0).mean()
         assert found.score == pytest.approx(3 * mean - 1, rel=1e-5)
@@ -61,7 +38,7 @@ def test_the_map_is_that_of_the_values_fed(x: np.ndarray, batch: str, method: st
 
 
 def test_every_sample_may_have_values_of_its_own(x: np.ndarray) -> None:
-    made = Explainer(network(), feeds={"row": ROW, "shift": SHIFT}, layer="a", method="hirescam", threads=1)
+    made = Explainer(two_inputs(), feeds={"row": ROW, "shift": SHIFT}, layer="a", method="hirescam", threads=1)
     rows = np.arange(9).reshape(3, 3)
     for i, found in enumerate(made.explain_tensor(x, 1, feeds={"row": rows})):
         np.testing.assert_allclose(found.raw, raw(x[i], rows[i, 1]), rtol=1e-5, atol=1e-7)
@@ -74,9 +51,9 @@ def test_every_sample_may_have_values_of_its_own(x: np.ndarray) -> None:
 @pytest.mark.parametrize("method", ["ablationcam", "occlusion", "gradcam"])
 def test_many_runs_feed_them_each_time(x: np.ndarray, method: str) -> None:
     """The same map as the twin's with the values built in as constants."""
-    twin = network("float[N,1,4,4] x", built_in=", float[1,3] row = {1, -2, 3}, float[3] shift = {0.5, 0, -1}")
+    twin = two_inputs("float[N,1,4,4] x", built_in=", float[1,3] row = {1, -2, 3}, float[3] shift = {0.5, 0, -1}")
     layer = None if method == "occlusion" else "a"
-    fed = Explainer(network(), feeds={"row": ROW, "shift": SHIFT}, layer=layer, method=method, threads=1)
+    fed = Explainer(two_inputs(), feeds={"row": ROW, "shift": SHIFT}, layer=layer, method=method, threads=1)
     built_in = Explainer(twin, layer=layer, method=method, threads=1)
     for one, other in zip(fed.explain_tensor(x, [0, 1, 2]), built_in.explain_tensor(x, [0, 1, 2]), strict=True):
         np.testing.assert_allclose(one.raw, other.raw, rtol=1e-5, atol=1e-7)
@@ -87,18 +64,18 @@ def test_many_runs_feed_them_each_time(x: np.ndarray, method: str) -> None:
 
 def test_any_output_of_several_is_explained(x: np.ndarray) -> None:
     feeds = {"row": ROW, "shift": SHIFT}
-    made = Explainer(network(), feeds=feeds, target=Element("extra[0]"), layer="a", method="hirescam", threads=1)
+    made = Explainer(two_inputs(), feeds=feeds, target=Element("extra[0]"), layer="a", method="hirescam", threads=1)
     np.testing.assert_allclose(made.explain_tensor(x)[0].raw, raw(x[0], 1), rtol=1e-5)
-    assert Explainer(network(), feeds=feeds, output="extra", threads=1).classes == 1
+    assert Explainer(two_inputs(), feeds=feeds, output="extra", threads=1).classes == 1
 
 
 def test_values_come_from_numbers_text_and_files(x: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "row.npy", ROW)
-    expected = Explainer(network(), feeds={"row": ROW, "shift": SHIFT}, threads=1).outputs(x)["y"]
+    expected = Explainer(two_inputs(), feeds={"row": ROW, "shift": SHIFT}, threads=1).outputs(x)["y"]
     for row in ("1,-2,3", str(tmp_path / "row.npy"), tmp_path / "row.npy", [[1, -2, 3]]):
-        made = Explainer(network(), feeds={"row": row, "shift": "0.5 0 -1"}, threads=1)
+        made = Explainer(two_inputs(), feeds={"row": row, "shift": "0.5 0 -1"}, threads=1)
         np.testing.assert_array_equal(made.outputs(x)["y"], expected)
-    scalar = Explainer(network(), feeds={"row": 2, "shift": 0}, threads=1).outputs(x)
+    scalar = Explainer(two_inputs(), feeds={"row": 2, "shift": 0}, threads=1).outputs(x)
     np.testing.assert_allclose(scalar["y"], 2 * scalar["extra"].repeat(3, 1))
 
 
@@ -116,13 +93,13 @@ def test_values_come_from_numbers_text_and_files(x: np.ndarray, tmp_path: Path) 
 )
 def test_what_is_missing_or_does_not_fit_is_said_with_type_and_shape(feeds: dict, said: str) -> None:
     with pytest.raises(UsageError, match=said) as raised:
-        Explainer(network(), feeds=feeds, threads=1)
+        Explainer(two_inputs(), feeds=feeds, threads=1)
     assert raised.value.hint
 
 
 def test_the_hint_says_what_to_pass() -> None:
     with pytest.raises(UsageError) as raised:
-        Explainer(network(), feeds={"row": ROW}, threads=1)
+        Explainer(two_inputs(), feeds={"row": ROW}, threads=1)
     assert "--feed shift=FILE.npy" in raised.value.hint and "feeds={'shift': value}" in raised.value.hint
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import parser
+from target_networks import network
 
 from onnxcam import Explainer, Picture, load_picture
 from onnxcam.errors import UnsupportedError, UsageError
@@ -19,23 +19,6 @@ from onnxcam.targets import Against, Element, Function, Linear, Similarity, Targ
 W = np.array([1.0, -2.0]).reshape(2, 1, 1)
 B = np.array([0.5, 0.25]).reshape(2, 1, 1)
 V = np.array([[1, 2], [3, -4], [5, 6.0]])
-
-
-def network(tail: str = "y = Identity(z)", output: str = "float[N,3] y", batch: str = "N") -> onnx.ModelProto:
-    model = parser.parse_model(f"""
-        <ir_version: 8, opset_import: ["" : 18]>
-        net (float[{batch},1,4,4] x) => ({output.replace("[N", f"[{batch}")})
-        <float[2,1,1,1] w = {{1, -2}}, float[2] b = {{0.5, 0.25}}, float[3,2] v = {{1, 2, 3, -4, 5, 6}}>
-        {{
-            c = Conv(x, w, b)
-            a = Relu(c)
-            p = GlobalAveragePool(a)
-            f = Flatten(p)
-            z = Gemm<transB=1>(f, v)
-            {tail}
-        }}""")
-    onnx.checker.check_model(model)
-    return model
 
 
 def features(x: np.ndarray) -> np.ndarray:

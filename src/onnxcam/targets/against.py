@@ -14,14 +14,13 @@ from onnxcam.graph.head import classifier_head
 from onnxcam.graph.index import Graph
 from onnxcam.graph.signature import ImageInput
 from onnxcam.targets.classes import (
-    CLASS_INDEX,
     class_number,
     class_probabilities,
     matrix,
     number,
     one_hot_rows,
 )
-from onnxcam.targets.kind import Array, Question, Scene, Target, TargetInput, TargetKind, TargetSpec
+from onnxcam.targets.kind import CLASS_INDEX, Array, Question, Scene, Target, TargetInput, TargetKind, TargetSpec
 
 RIVAL_INDEX = "rival_index"
 

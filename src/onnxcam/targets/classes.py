@@ -15,9 +15,7 @@ from onnxcam.errors import UsageError
 from onnxcam.graph.build import Builder
 from onnxcam.graph.head import Head, classifier_head
 from onnxcam.graph.index import Graph
-from onnxcam.targets.kind import Array, Question, Scene, Target, TargetInput, TargetKind
-
-CLASS_INDEX = "class_index"
+from onnxcam.targets.kind import CLASS_INDEX, Array, Question, Scene, Target, TargetInput, TargetKind
 
 
 @dataclass(frozen=True)

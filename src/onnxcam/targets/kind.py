@@ -20,6 +20,8 @@ from onnxcam.preprocess import View
 
 Array = npt.NDArray[Any]
 
+CLASS_INDEX = "class_index"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -118,6 +120,23 @@ class TargetKind(ABC):
         """The target in words, None for the label of its class. decided: per role of what is asked, as the model took
         it, of this sample."""
         return question.label
+
+    @property
+    def has_class(self) -> bool:
+        """Whether a class is chosen at run time."""
+        return any(i.role == CLASS_INDEX for i in self.inputs)
+
+    def built_in(self, scene: Scene) -> tuple[dict[str, Array], tuple[str, ...]]:
+        """What a file that explains by itself holds, by role, and the roles that stay its inputs; of the class
+        neither where it is left to the model."""
+        feeds = dict(self.question(None, scene).feeds)
+        if self.has_class and feeds[CLASS_INDEX][0] < 0:
+            del feeds[CLASS_INDEX]
+        return feeds, ()
+
+    def asked(self, feeds: Mapping[str, Array]) -> "TargetSpec | None":
+        """What to ask for these values of roles that stay inputs of a file."""
+        return None
 
     def probe(self, count: int) -> dict[str, Array]:
         """Some valid questions (count, ...), by role: for trying the graph without a user."""

@@ -92,6 +92,14 @@ class LinearKind(TargetKind):
             feeds[_role(i)] = rows.reshape(1, *shape)
         return Question(feeds, chosen.label, chosen.label)
 
+    def built_in(self, scene: Scene) -> tuple[dict[str, Array], tuple[str, ...]]:
+        """The weights; without any they stay inputs."""
+        return super().built_in(scene) if self.default.weights else ({}, tuple(i.role for i in self.inputs))
+
+    def asked(self, feeds: Mapping[str, Array]) -> Linear:
+        """The sum with these weights."""
+        return Linear({value: feeds[_role(i)][0] for i, value in enumerate(self.reads)})
+
     def probe(self, count: int) -> dict[str, Array]:
         """Seeded random weights."""
         rng = np.random.default_rng(0)

@@ -26,6 +26,8 @@ def chosen_target(
 ) -> TargetSpec | None:
     """The target, None where a class is asked for; target: that class.
 
+    similar_to, unlike: a file, or `input` where the reference shall be an input of an exported file.
+
     Raises: UsageError where two of them contradict each other.
     """
     given: dict[str, Any] = {
@@ -45,9 +47,10 @@ def chosen_target(
     if element is not None:
         return Element(element)
     if similar_to is not None or unlike is not None:
-        return Similarity(similar_to or unlike, output=output, unlike=unlike is not None)
+        reference = similar_to or unlike
+        return Similarity(None if reference == "input" else reference, output=output, unlike=unlike is not None)
     if against is not None:
-        return Against(rival=against, output=output)
+        return Against(of=_single(target), rival=against, output=output)
     if not asked:
         return None
     box = None
@@ -60,4 +63,13 @@ def chosen_target(
         if background != "none" and not background.isdigit():
             raise UsageError(f"background `{background}`", "give a class index, or `none`")
         classes["background"] = None if background == "none" else int(background)
-    return Segmentation(mask=mask, box=box, output=output, multi_label=multi_label or None, **classes)
+    return Segmentation(_single(target), mask=mask, box=box, output=output, multi_label=multi_label or None, **classes)
+
+
+def _single(target: str | Sequence[str] | None) -> str | None:
+    """Raises: UsageError for several classes."""
+    if target is None or isinstance(target, str):
+        return target
+    if len(target) > 1:
+        raise UsageError(f"{len(target)} classes in one region, or against one", "give one")
+    return target[0]

@@ -18,8 +18,18 @@ from onnxcam.graph.layout import layouts
 from onnxcam.graph.signature import ImageInput
 from onnxcam.picture import load_picture
 from onnxcam.preprocess import View
-from onnxcam.targets.classes import CLASS_INDEX, class_number, one_hot_rows
-from onnxcam.targets.kind import Array, Question, Scene, Target, TargetInput, TargetKind, TargetSpec, output_value
+from onnxcam.targets.classes import class_number, one_hot_rows
+from onnxcam.targets.kind import (
+    CLASS_INDEX,
+    Array,
+    Question,
+    Scene,
+    Target,
+    TargetInput,
+    TargetKind,
+    TargetSpec,
+    output_value,
+)
 
 REGION = "region"
 

@@ -123,6 +123,14 @@ class SimilarityKind(TargetKind):
             raise UsageError("the reference is zero, or holds what is not a number", "it has no direction")
         return flat, name
 
+    def built_in(self, scene: Scene) -> tuple[dict[str, Array], tuple[str, ...]]:
+        """The reference; without one it stays an input."""
+        return ({}, (REFERENCE,)) if self.default.to is None else super().built_in(scene)
+
+    def asked(self, feeds: Mapping[str, Array]) -> Similarity:
+        """Likeness to that reference."""
+        return replace(self.default, to=feeds[REFERENCE][0])
+
     def probe(self, count: int) -> dict[str, Array]:
         """Seeded random vectors."""
         return {REFERENCE: np.random.default_rng(0).standard_normal((count, self.length)).astype(np.float32)}
