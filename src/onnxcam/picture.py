@@ -79,12 +79,20 @@ def load_picture(source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes
         return source
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
-        data = _read(name, max_bytes)
-        rgb = _decode(_open(data, name, max_pixels), name, max_pixels)
-        return Picture(rgb, name, hashlib.sha256(data).hexdigest())
+        return picture_from_bytes(_read(name, max_bytes), name, max_pixels=max_pixels)
     if isinstance(source, Image.Image):
         return Picture(_decode(source, "<PIL>", max_pixels), "<PIL>", None)
     return Picture(_array_to_rgb(np.array(_as_array(source)), "<array>"), "<array>", None)
+
+
+def picture_from_bytes(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode the bytes of a picture's file, called `name`, as `load_picture` does.
+
+    Raises PictureError when they are damaged, too large, or no picture at all.
+    """
+    if not data:
+        raise PictureError(f"{name}: is empty (0 bytes)", "the copy or download was probably cut short: get it again")
+    return Picture(_decode(_open(data, name, max_pixels), name, max_pixels), name, hashlib.sha256(data).hexdigest())
 
 
 def _read(name: str, max_bytes: int) -> bytes:
@@ -102,8 +110,6 @@ def _read(name: str, max_bytes: int) -> bytes:
         raise PictureError(
             f"{name}: has more than {max_bytes} bytes", "shrink it first, or raise `max_bytes` if you trust the file"
         )
-    if not data:
-        raise PictureError(f"{name}: is empty (0 bytes)", "the copy or download was probably cut short: get it again")
     return data
 
 

@@ -6,7 +6,8 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -139,7 +140,7 @@ def audit(
     with OutputFolder(folder, header, restart=restart) as out:
         states = [out.state(i) for i in items]
         todo = [i for i, state in zip(items, states, strict=True) if state is None or (state == "error" and retry)]
-        stages = _Stages(explainer, output, out, max_pixels)
+        stages = Stages(explainer, output, out, max_pixels)
         first: list[tuple[str, str]] = []
         before, flagged = len(items) - len(todo), 0
         left = errors = 0 if retry else states.count("error")
@@ -178,16 +179,32 @@ class _Prepared:
     question: Any
 
 
-class _Stages:
+class Destination(Protocol):
+    """Where the files of a run go."""
+
+    @property
+    def path(self) -> Path:
+        """What the paths in records are relative to."""
+
+    def write(self, name: str, data: bytes) -> str:
+        """A file at a path relative to the folder, whole or not there; the name."""
+
+
+class Stages:
     """What happens to a picture: decoded and made a tensor; explained; drawn, written and recorded."""
 
-    def __init__(self, explainer: Explainer, output: Output, out: OutputFolder, max_pixels: int) -> None:
+    def __init__(self, explainer: Explainer, output: Output, out: Destination, max_pixels: int) -> None:
         self.explainer, self.output, self.out, self.max_pixels = explainer, output, out, max_pixels
 
+    def load(self, item: Item) -> Picture:
+        """The picture of an item. Raises: PictureError."""
+        _check_file(item.path)
+        return load_picture(item.path, max_pixels=self.max_pixels)
+
     def prepare(self, item: Item) -> _Prepared | Skipped[Explanation | OnnxCamError]:
+        """The picture decoded and made a tensor, or what is wrong with it."""
         try:
-            _check_file(item.path)
-            picture = load_picture(item.path, max_pixels=self.max_pixels)
+            picture = self.load(item)
             tensor, view = self.explainer.preprocess(picture)
             (question,) = self.explainer._questions([item.target], view)
         except (PictureError, UsageError) as error:
@@ -197,6 +214,7 @@ class _Stages:
         return _Prepared(picture, tensor, view, question)
 
     def run(self, batch: list[_Prepared]) -> Sequence[Explanation | OnnxCamError]:
+        """The model on a batch; one by one where it fails on the batch. Raises: ModelError where it fails on all."""
         try:
             return self._explained(batch)
         except ModelError as error:
@@ -223,6 +241,7 @@ class _Stages:
                 yield error
 
     def finish(self, item: Item, result: Explanation | OnnxCamError) -> Record:
+        """The record of an item, its files written before."""
         if isinstance(result, OnnxCamError):
             return failed_record(item, result, self.out.path)
         files = self.output.files(result, item.name)
