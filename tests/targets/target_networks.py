@@ -72,3 +72,32 @@ def two_inputs(
         }}""")
     onnx.checker.check_model(model)
     return model
+
+
+def image_and_text() -> onnx.ModelProto:
+    """As CLIP is exported: picture x and texts t (T, 2) -> 10 cosine (N, T), its transpose, and both embeddings."""
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        clip (float[images,1,4,4] x, float[texts,2] t)
+            => (float[images,texts] per_image, float[texts,images] per_text, float[images,3] e, float[texts,3] u)
+        <float[2,1,1,1] w = {1, -2}, float[2] b = {0.5, 0.25}, float[3,2] v = {1, 2, 3, -4, 5, 6},
+         float[2,3] s = {1, 0, 2, -1, 1, 3}, float ten = {10}>
+        {
+            c = Conv(x, w, b)
+            a = Relu(c)
+            p = GlobalAveragePool(a)
+            f = Flatten(p)
+            i = Gemm<transB=1>(f, v)
+            m = MatMul(t, s)
+            one = Constant<value_ints=[1]>()
+            il = ReduceL2(i, one)
+            ml = ReduceL2(m, one)
+            e = Div(i, il)
+            u = Div(m, ml)
+            k = Transpose<perm=[1,0]>(u)
+            d = MatMul(e, k)
+            per_image = Mul(d, ten)
+            per_text = Transpose<perm=[1,0]>(per_image)
+        }""")
+    onnx.checker.check_model(model)
+    return model

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import parser
-from target_networks import ROW, SHIFT, two_inputs
+from target_networks import ROW, SHIFT, image_and_text, two_inputs
 
 from onnxcam import Explainer
 from onnxcam.errors import ModelError, UsageError
-from onnxcam.targets import Element
+from onnxcam.targets import Element, Similarity
 
 
 @pytest.fixture
@@ -127,3 +127,29 @@ def test_the_picture_is_named_where_two_inputs_look_like_one() -> None:
         assert made.explain_tensor(x)[0].score == pytest.approx(score)
     with pytest.raises(UsageError, match="no input `middle`"):
         Explainer(model, input_name="middle", threads=1)
+
+
+TEXTS = np.array([[1.0, 2], [-1, 0.5], [0.25, -3]])
+
+
+def test_a_picture_is_explained_against_texts_by_the_logits_of_a_model_with_both_towers(x: np.ndarray) -> None:
+    """Class t of (N, T) is text t: 10 times what likeness to the text's embedding is, wherever that comes from."""
+    model = image_and_text()
+    both = Explainer(model, feeds={"t": TEXTS}, layer="a", method="hirescam", threads=1)
+    assert both.classes == 3
+    like = Explainer(model, feeds={"t": TEXTS}, target=Similarity(output="e"), layer="a", method="hirescam", threads=1)
+    embeddings = TEXTS @ np.array([[1, 0, 2], [-1, 1, 3.0]])
+    for t in range(3):
+        for one, other in zip(
+            both.explain_tensor(x, t), like.explain_tensor(x, Similarity(embeddings[t])), strict=True
+        ):
+            assert one.score == pytest.approx(10 * other.score, rel=1e-5)
+            np.testing.assert_allclose(one.raw, 10 * other.raw, rtol=1e-4, atol=1e-5)
+
+
+def test_the_text_with_the_highest_logit_is_explained_by_default_and_texts_are_labels(x: np.ndarray) -> None:
+    names = ["a dog", "a cat", "a car"]
+    made = Explainer(image_and_text(), feeds={"t": TEXTS}, labels=names, layer="a", threads=1)
+    logits = made.outputs(x[:1])["per_image"][0]
+    assert made.explain_tensor(x[:1])[0].label == names[int(logits.argmax())]
+    assert made.explain_tensor(x[:1], "a car")[0].score == pytest.approx(logits[2])
