@@ -48,7 +48,7 @@ LAYERS = [
     ["verify"],
     ["explanation", "check", "presets"],
     ["explainer"],
-    ["demo", "metrics", "audit", "exported", "comparison"],
+    ["demo", "metrics", "audit", "exported", "comparison", "preview"],
     ["report", "web", "detection"],
     ["cli", "_console"],
 ]

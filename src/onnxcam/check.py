@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,13 @@ from onnx import TensorProto
 from onnxcam.autodiff.engine import blockers
 from onnxcam.errors import UnsupportedError
 from onnxcam.explained import Size, input_layer, open_graph
-from onnxcam.graph.head import Head, classifier_head
+from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph, opset_of
 from onnxcam.graph.layers import Layer, Layers
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput
-from onnxcam.methods import possible_methods
+from onnxcam.methods import METHODS, possible_methods
+from onnxcam.targets import default_kind
 
 _NUMBERS: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -29,16 +31,23 @@ _NUMBERS: dict[int, str] = {
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A candidate layer, the methods possible there, and the operators that keep gradients from it."""
+    """A candidate layer, the methods possible there, and what keeps gradients from it.
+
+    vanishes: only its class token reaches the score, so that its patches get a gradient of exactly zero.
+    """
 
     layer: Layer
     methods: tuple[str, ...]
     blockers: tuple[str, ...]
+    vanishes: bool
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `onnxcam check` prints; `problem` says why the model cannot be explained, None when it can."""
+    """What `onnxcam check` prints; `problem` says why the model cannot be explained, None when it can.
+
+    depth: how many operators lie between the picture and the score; a layer's own depth counts them from the picture.
+    """
 
     file: ModelFile
     graph: Graph
@@ -48,6 +57,7 @@ class CheckReport:
     layers: tuple[LayerReport, ...]
     automatic_name: str | None
     problem: UnsupportedError | None
+    depth: int = 0
 
     @property
     def automatic(self) -> LayerReport | None:
@@ -91,9 +101,9 @@ class CheckReport:
             "input": {
                 "name": image.name,
                 "dtype": image.dtype,
-                "layout": image.layout,
+                "layout": image.lies,
                 "channels": image.channels,
-                "size": list(self.size),
+                "size": list(image.spatial(self.size)),
                 "batch": image.batch,
                 "quantization": list(image.quantization) if image.quantization else None,
             },
@@ -117,32 +127,57 @@ def layer_json(report: LayerReport) -> dict[str, Any]:
         "node": layer.node,
         "op": layer.op_type,
         "channels": layer.channels,
-        "grid": list(layer.grid),
+        "grid": list(layer.layout.shape),
+        "depth": layer.depth + 1,
         "layout": layer.layout.kind,
         "prefix": layer.layout.prefix,
+        "vanishes": report.vanishes,
         "methods": list(report.methods),
         "blockers": list(report.blockers),
     }
 
 
-def check(source: ModelSource, *, size: Size | None = None, input_layout: str | None = None) -> CheckReport:
-    """Read a model and report whether and where it can be explained; candidate layers come deepest first.
+def check(
+    source: ModelSource,
+    *,
+    size: Size | None = None,
+    input_layout: str | None = None,
+    input_name: str | None = None,
+    feeds: Mapping[str, Any] | None = None,
+) -> CheckReport:
+    """Read a model and report whether and where it can be explained; candidate layers come best first.
+
+    That is the automatic one, then those that gradients reach, deepest first, then the others.
+
+    input_name, feeds: of models with several inputs, as for Explainer.
 
     Raises: ModelError where the file cannot be read at all; an unsupported model is a report with a `problem`.
     """
     file = read(source)
-    graph, image, bound = open_graph(file, size=size, input_layout=input_layout)
+    graph, image, bound = open_graph(file, size=size, input_layout=input_layout, input_name=input_name, feeds=feeds)
     try:
-        head = classifier_head(graph)
+        kind = default_kind(graph, image)
     except UnsupportedError as error:
         return CheckReport(file, graph, image, bound, None, (), None, error)
+    head = kind.head
     blocked = blockers(graph, head.logits)
     found = Layers(graph, image.name, image.layout, head.logits)
     picture = input_layer(graph, image)
-    layers = tuple(
-        LayerReport(layer, possible_methods(graph, head, layer, picture, blocked), tuple(sorted(blocked.get(layer.name, ()))))
-        for layer in reversed(found.candidates)
+
+    def reported(layer: Layer) -> LayerReport:
+        methods = possible_methods(graph, head, layer, picture, blocked)
+        gone = found.vanishes(layer)
+        if gone:
+            methods = tuple(m for m in methods if METHODS[m].at_input or not METHODS[m].gradients)
+        return LayerReport(layer, methods, tuple(sorted(blocked.get(layer.name, ()))), gone)
+
+    best = (found.before_enlarging if kind.on_map else found.automatic) if found.candidates else None
+    automatic = best.name if best else None
+    order = sorted(
+        map(reported, reversed(found.candidates)),
+        key=lambda r: (r.layer.name != automatic, not r.methods, bool(r.blockers), r.vanishes),
     )
+    layers = tuple(order)
     problem = None
     if not layers:
         problem = UnsupportedError(
@@ -152,5 +187,4 @@ def check(source: ModelSource, *, size: Size | None = None, input_layout: str | 
     elif not any(report.methods for report in layers):
         kinds = ", ".join(layers[0].blockers)
         problem = UnsupportedError(f"no layer reaches `{head.logits}`: no derivative rule for {kinds}", "report it")
-    automatic = found.automatic.name if layers else None
-    return CheckReport(file, graph, image, bound, head, layers, automatic, problem)
+    return CheckReport(file, graph, image, bound, head, layers, automatic, problem, found.depth)

@@ -128,7 +128,7 @@ def open_graph(
             "say which: `size=(L,)` of signals, `size=(D, H, W)` of volumes",
         )
     bound = (image.height or asked[0], image.width or asked[1]) if asked else (image.height or 1, image.width or 1)
-    if size is not None and image.spatial(bound) != tuple(size):
+    if size is not None and asked and image.spatial(bound) != image.spatial(asked):
         takes, given = ("x".join(map(str, sides)) for sides in (image.spatial(bound), size))
         raise UsageError(
             f"{file.name} takes {image.plane} of {takes}, not {given}",

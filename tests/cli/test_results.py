@@ -150,8 +150,8 @@ def test_json_of_layers_check_and_methods_parses_and_agrees_with_the_model(onnxc
 
 def test_layers_marks_the_automatic_choice(onnxcam: Run) -> None:
     header, row = onnxcam("layers", "colours.onnx").out.splitlines()
-    assert header.split() == ["layer", "operator", "K", "grid", "methods"]
-    assert row.split()[:5] == ["a", "(automatic)", "Relu", "3", "8x8"]
+    assert header.split() == ["layer", "operator", "K", "grid", "depth", "methods"]
+    assert row.split()[:6] == ["a", "(automatic)", "Relu", "3", "8x8", "1/4"]
 
 
 def test_check_says_in_words_that_the_model_is_explainable(onnxcam: Run) -> None:
@@ -170,7 +170,7 @@ DEEP = """<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (floa
 def test_check_lists_the_five_best_layers_the_automatic_first(onnxcam: Run) -> None:
     onnx.save(onnx.parser.parse_model(DEEP.replace("BLOCKED", "d = Neg(a5)")), "deep.onnx")
     lines = [line.split() for line in onnxcam("check", "deep.onnx").out.splitlines()]
-    start = lines.index(["layer", "operator", "K", "grid", "methods"])
+    start = lines.index(["layer", "operator", "K", "grid", "depth", "methods"])
     rows = lines[start + 1 : lines.index([], start)]
     assert [row[0] for row in rows] == ["a7", "a6", "d", "a5", "a4"]
     assert rows[0][:5] == ["a7", "(automatic)", "Sigmoid", "3", "8x8"] and rows[4][:4] == ["a4", "Abs", "3", "8x8"]

@@ -134,6 +134,15 @@ class Layers:
         return picture is None or all(_FINE * d >= p for d, p in zip(before.grid, picture.grid, strict=True))
 
     @property
+    def depth(self) -> int:
+        """How many operators lie between the picture and the score."""
+        return len(self._between)
+
+    def vanishes(self, layer: Layer) -> bool:
+        """Whether only the layer's class tokens reach the score."""
+        return layer.name in self.layouts and vanishes(self.graph, layer.name, self.layouts)
+
+    @property
     def rule(self) -> str:
         """Why the automatic layer was chosen, in words."""
         if self.automatic.layout.is_map:
@@ -178,9 +187,9 @@ class Layers:
 
     def refuse_vanishing(self, layer: Layer) -> None:
         """Raises: UnsupportedError where only the layer's class tokens reach the score, naming the layer upstream."""
-        if layer.name not in self.layouts or not vanishes(self.graph, layer.name, self.layouts):
+        if not self.vanishes(layer):
             return
-        above = [c for c in self.candidates if c.depth < layer.depth and not vanishes(self.graph, c.name, self.layouts)]
+        above = [c for c in self.candidates if c.depth < layer.depth and not self.vanishes(c)]
         nearest = (
             f"use `{above[-1].name}`, the nearest layer upstream where they do not" if above else "use another model"
         )

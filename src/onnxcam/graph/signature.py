@@ -62,10 +62,11 @@ class ImageInput:
         return (size[1],) if self.sides == 1 else (self.depth or 1, size[0] // (self.depth or 1), size[1])
 
     def asked(self, size: Sequence[int]) -> tuple["ImageInput", tuple[int, int]]:
-        """The input and (H, W) where (H, W), (L,) or (D, H, W) is asked for.
+        """The input and (H, W) where (H, W), (L,) or (1, L), or (D, H, W) is asked for.
 
         Raises: UsageError for another number of sides.
         """
+        size = size[1:] if self.sides == 1 and len(size) == 2 and size[0] == 1 else size
         if len(size) != self.sides:
             names = {1: "(L,)", 2: "(H, W)", 3: "(D, H, W)"}[self.sides]
             raise UsageError(f"`{self.name}` takes sizes {names}, not {tuple(size)}", f"give {self.sides} numbers")
