@@ -518,6 +518,7 @@ def grid(
     methods: Sequence[str] = ("gradcam",),
     layers: Sequence[str] = (),
     targets: int | Sequence[TargetLike] = (None,),
+    progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Grid:
     """One picture explained by methods at layers for classes, to be seen side by side.
@@ -534,11 +535,13 @@ def grid(
     places: list[str | None] = list(dict.fromkeys(layers)) or [None]
     notes: dict[str, None] = {}
     found: dict[tuple[str, str | None], list[Explanation]] = {}
-    for method in names:
-        for layer in [None] if find_method(method).at_input else places:
-            explainer = Explainer(model, method=method, layer=layer, **options)
-            notes |= dict.fromkeys(explainer.notes)
-            found[method, layer] = explainer.explain_classes(loaded, targets)
+    wanted = [(m, layer) for m in names for layer in ([None] if find_method(m).at_input else places)]
+    for done, (method, layer) in enumerate(wanted):
+        if progress is not None:
+            progress(done, len(wanted))
+        explainer = Explainer(model, method=method, layer=layer, **options)
+        notes |= dict.fromkeys(explainer.notes)
+        found[method, layer] = explainer.explain_classes(loaded, targets)
     at = {m: [None] * len(places) if find_method(m).at_input else places for m in names}
     count = len(found[names[0], at[names[0]][0]])
     if not count:
