@@ -108,15 +108,21 @@ def _parser() -> argparse.ArgumentParser:
     _runtime_options(web)
     web.set_defaults(run=_web)
 
-    layers = commands.add_parser("layers", help="list the layers that can be explained, deepest first")
+    layers = commands.add_parser("layers", help="list the layers that can be explained, best first")
     check = commands.add_parser("check", help="say whether a model can be explained, and where")
     for command, run in ((layers, _layers), (check, _check)):
         command.add_argument("model", metavar="MODEL", help="an .onnx file")
         command.add_argument("--size", metavar="HxW", type=_size, help="where the model leaves it open")
         _input_options(command)
-        command.add_argument("--input-layout", choices=("nchw", "nhwc"), help="where the shape does not tell")
+        command.add_argument("--input-layout", choices=_INPUT_LAYOUTS, help="where the shape does not tell")
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(run=run)
+
+    layers.add_argument("--preview", metavar="IMAGE", help="draw Grad-CAM of this picture at each layer, on one sheet")
+    layers.add_argument("-o", "--output", metavar="PATH", type=Path, help="of the sheet (default ./MODEL.layers.png)")
+    layers.add_argument("--count", metavar="N", type=int, default=12, help="layers shown at most (default %(default)s)")
+    layers.add_argument("--target", metavar="CLASS", help="of the sheet (default: the predicted class)")
+    layers.add_argument("--preprocess", metavar="FILE|NAME", help="of the sheet, as for `explain`")
 
     check.add_argument("--verify", action="store_true", help="compare the gradient with central differences")
     check.add_argument("--layer", metavar="NAME", help="where to verify (default: the automatic layer)")
@@ -171,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_INPUT_LAYOUTS = ("nchw", "nhwc", "ncl", "nlc", "ncdhw", "ndhwc")
 _SCORES = ("logit", "counterfactual", "probability", "log-probability", "rest", "finer")
 
 
@@ -314,7 +321,7 @@ def _picture_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--std", metavar="S[,S,S]", type=_numbers, help="after --scale")
     group.add_argument("--scale", metavar="F", type=float, help="factor on pixel values 0..255")
     group.add_argument("--channels", choices=("rgb", "bgr", "gray"))
-    group.add_argument("--input-layout", choices=("nchw", "nhwc"), help="where the shape does not tell")
+    group.add_argument("--input-layout", choices=_INPUT_LAYOUTS, help="where the shape does not tell")
     group.add_argument("--labels", metavar="FILE", help="class names, one per line, or JSON")
 
 
@@ -363,11 +370,12 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and (width or height).isdigit() and int(height) and int(width or height)):
+def _size(text: str) -> tuple[int, ...]:
+    """HxW, H alone of squares, 1xL of signals, DxHxW of volumes."""
+    sides = text.lower().split("x")
+    if len(sides) > 3 or not all(side.isdigit() and int(side) for side in sides):
         raise argparse.ArgumentTypeError(f"`{text}` is not HxW, such as 224x224")
-    return int(height), int(width or height)
+    return tuple(map(int, sides * 2 if len(sides) == 1 else sides))
 
 
 def _numbers(text: str) -> list[float]:
@@ -816,11 +824,32 @@ def _layers(arguments: argparse.Namespace) -> int:
     report = check(arguments.model, size=arguments.size, input_layout=arguments.input_layout, **_inputs(arguments))
     if report.head is None and report.problem is not None:
         raise report.problem
+    shown = report.layers if arguments.preview is None else _preview(arguments, report)
     if arguments.json:
-        console.print_json([layer_json(layer) for layer in report.layers])
+        console.print_json([layer_json(layer) for layer in shown])
         return 0
-    _print_layers(report, report.layers)
+    _print_layers(report, shown)
     return 0
+
+
+def _preview(arguments: argparse.Namespace, report: CheckReport) -> tuple[LayerReport, ...]:
+    """Writes the contact sheet; the layers on it."""
+    from onnxcam import _console as console
+    from onnxcam.output import write_atomically
+    from onnxcam.preview import preview
+    from onnxcam.render import encoded
+
+    path = arguments.output or Path(f"{Path(arguments.model).stem}.layers.png")
+    _check_writable(path, _PICTURES)
+    page, explanation, shown = preview(
+        arguments.model, report, arguments.preview, arguments.target, arguments.count,
+        preprocess=arguments.preprocess, size=arguments.size, input_layout=arguments.input_layout, **_inputs(arguments),
+    )  # fmt: skip
+    write_atomically(path, encoded(page, path.suffix))
+    console.print_note(
+        f"{explanation.name}, {explanation.strength}: {len(shown)} of {len(report.layers)} layers -> {path}"
+    )
+    return shown
 
 
 def _print_layers(report: CheckReport, shown: Sequence[LayerReport]) -> None:
@@ -831,12 +860,15 @@ def _print_layers(report: CheckReport, shown: Sequence[LayerReport]) -> None:
             r.layer.name + ("  (automatic)" if r is report.automatic else ""),
             r.layer.op_type,
             str(r.layer.channels or "?"),
-            "x".join(map(str, r.layer.grid)),
-            _possible(r.methods) + (f" (no rule for {', '.join(r.blockers)})" if r.blockers else ""),
+            "x".join(map(str, r.layer.layout.shape)),
+            f"{r.layer.depth + 1}/{report.depth}",
+            _possible(r.methods)
+            + (f" (no rule for {', '.join(r.blockers)})" if r.blockers else "")
+            + (" (only its class token reaches the score)" if r.vanishes else ""),
         )
         for r in shown
     ]
-    console.print_table(("layer", "operator", "K", "grid", "methods"), rows, right=("K",))
+    console.print_table(("layer", "operator", "K", "grid", "depth", "methods"), rows, right=("K", "depth"))
 
 
 def _possible(methods: Sequence[str]) -> str:
@@ -872,8 +904,9 @@ def _check(arguments: argparse.Namespace) -> int:
                        f"{facts['nodes']} nodes, {facts['number_format']}")  # fmt: skip
     for note in facts["notes"]:
         console.print_line(f"         {note}")
-    console.print_line(f"input    {image['name']}: {batch} picture(s), {image['channels']} channels, "
-                       f"{image['size'][0]}x{image['size'][1]}, {image['layout']}, {image['dtype']}")  # fmt: skip
+    what = {"pictures": "picture(s)", "signals": "signal(s)", "volumes": "volume(s)"}[report.image.plane]
+    console.print_line(f"input    {image['name']}: {batch} {what}, {image['channels']} channels, "
+                       f"{'x'.join(map(str, image['size']))}, {image['layout']}, {image['dtype']}")  # fmt: skip
     for output in facts["outputs"]:
         console.print_line(f"output   {output['name']}: {output['shape']}")
     if verification is not None:
@@ -892,8 +925,9 @@ def _check(arguments: argparse.Namespace) -> int:
     end = f", behind a {report.head.activation}" if report.head.activation else ""
     console.print_line(f"score    {report.head.classes} classes, logits `{report.head.logits}`{end}")
     chosen = report.automatic
-    console.print_line(f"layer    {chosen.layer.name} ({chosen.layer.op_type}, {chosen.layer.channels} channels, "
-                       f"{'x'.join(map(str, chosen.layer.grid))}); {len(report.layers)} candidates")  # fmt: skip
+    sides = "x".join(map(str, chosen.layer.layout.shape))
+    console.print_line(f"layer    {chosen.layer.name} ({chosen.layer.op_type}, {chosen.layer.channels} channels, {sides}); "
+                       f"{len(report.layers)} candidates")  # fmt: skip
     console.print_line(f"methods  {_possible(chosen.methods)}")
     blocked = [r for r in report.layers if r.blockers]
     if blocked:
