@@ -54,15 +54,49 @@ def value_range(dtype: int) -> tuple[float, float]:
 @vjp("QuantizeLinear", "com.microsoft::QuantizeLinear", wrt=(0,))
 def quantize_linear(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy where round(x / scale) + zero point is in the type's range, ends included."""
-    x, scale = op.Cast(node.inputs[0], to=op.dtype), op.Cast(node.inputs[1], to=op.dtype)
     dtype = node.dtype(2) if node.has(2) else node.attrs.get("output_dtype") or node.output_dtype()
     low, high = value_range(dtype or TensorProto.UINT8)
+    if _never_saturates(node, low, high):
+        return (dy,)
+    x, scale = op.Cast(node.inputs[0], to=op.dtype), op.Cast(node.inputs[1], to=op.dtype)
     level = op.Div(x, _aligned(op, node, scale))
     if dtype is None or TensorProto.DataType.Name(dtype) not in _LARGEST:
         level = op.Round(level)
     if node.has(2):
         level = op.Add(level, _aligned(op, node, op.Cast(node.inputs[2], to=op.dtype)))
     return (op.Mul(dy, mask(op, op.Equal(op.Clip(level, op.floats(low), op.floats(high)), level))),)
+
+
+def _never_saturates(node: Primal, low: float, high: float) -> bool:
+    """Whether the range of what is quantised is known and fits: then no mask reads it, and runtimes fuse around it."""
+    scale, zero = node.constant(1), node.constant(2) if node.has(2) else np.zeros(())
+    bounds = _bounds(node.graph, node.node.inputs[0])
+    if scale is None or zero is None or scale.size != 1 or bounds is None:
+        return False
+    levels = [round(bound / scale.item()) + float(zero.item()) for bound in bounds]
+    return bool(low <= levels[0] and levels[1] <= high)
+
+
+_AVERAGES = ("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
+_MOVED = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+
+
+def _bounds(graph: Graph, value: str) -> tuple[float, float] | None:
+    """The least and largest value that a value can have, of those that a quantised one was averaged or moved to."""
+    node = graph.producer(value)
+    if node is not None and node.kind in (*_AVERAGES, *_MOVED):
+        found = _bounds(graph, node.inputs[0])
+        if found is not None and node.kind == "AveragePool":  # padding may count
+            return min(found[0], 0.0), max(found[1], 0.0)
+        return found
+    if node is None or node.kind != "DequantizeLinear":
+        return None
+    scale, zero_point = (graph.constant(v) if v else np.zeros(()) for v in (node.inputs[1], _at(node, 2)))
+    if scale is None or zero_point is None or scale.size != 1 or zero_point.size != 1 or scale.item() <= 0:
+        return None
+    step, zero = float(scale.item()), float(zero_point.item())
+    low, high = value_range(graph.dtype(node.inputs[0]))
+    return step * (low - zero), step * (high - zero)
 
 
 def _aligned(op: Builder, node: Primal, value: str) -> str:

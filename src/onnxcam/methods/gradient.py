@@ -84,7 +84,7 @@ def layercam(context: MethodContext) -> str:
 )
 def shapleycam(context: MethodContext) -> str:
     """alpha (N, K, 1, 1): Grad-CAM less half the Hessian-vector product; equal to it on piecewise linear heads."""
-    gradients, layer = context.gradients, context.layer.name
+    gradients, layer = context.gradients, context.value
     context.settle(gradients, *context.target.values)
     op = context.op
     product = differentiate(context.graph, op, gradients, [layer], cotangent=context.activations)[layer]

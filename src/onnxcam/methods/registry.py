@@ -68,12 +68,25 @@ class MethodContext:
         self.op.one_hots.update(one_hots)
 
     @property
+    def value(self) -> str:
+        """The layer's value as the model goes on with it: behind the quantiser that alone reads it, dequantised.
+
+        Runtimes fuse a quantiser with what is before it, unless something else reads the value between them.
+        """
+        name, dequantised = self.layer.name, None
+        readers = self.graph.consumers(name)
+        if len(readers) == 1 and readers[0].op_type == "QuantizeLinear":
+            after = self.graph.consumers(readers[0].outputs[0])
+            dequantised = after[0] if len(after) == 1 and after[0].op_type == "DequantizeLinear" else None
+        return dequantised.outputs[0] if dequantised is not None else name
+
+    @property
     def activations(self) -> str:
         """A (N, K, h, w), in the builder's float type: of a quantised layer the real numbers that it stands for.
 
         Pixels of an integer picture input are taken as they are.
         """
-        name = self.layer.name
+        name = self.value
         if self.graph.dtype(name) not in INTEGERS:
             return self.channels_first(self.op.as_float(name))
         if name == self.picture.name:
@@ -99,7 +112,7 @@ class MethodContext:
 
     def gradient_by(self, rules: Mapping[str, Callable[[Rule], Rule]]) -> str:
         """G as it lies in the model, with the rules of some nodes changed, see `differentiate`."""
-        name = self.layer.name
+        name = self.value
         y, cotangent = self.target.differentiated
         if self.target.narrow and not rules:
             y = self.target.narrow
