@@ -661,6 +661,7 @@ def _export(arguments: argparse.Namespace) -> int:
     single = arguments.target is not None and len(arguments.target) == 1
     options = _model_options(arguments)
     del options["providers"]
+    asked = _target(arguments)["target"]
     done = export(
         arguments.model,
         target,
@@ -669,7 +670,6 @@ def _export(arguments: argparse.Namespace) -> int:
         score=arguments.score,
         normalize=arguments.normalize,
         fuse=arguments.fuse,
-    asked = _target(arguments)["target"]
         target=asked or (arguments.target[0] if single else arguments.target),
         top=arguments.top,
         all_classes=arguments.all_classes,
