@@ -231,8 +231,10 @@ def plan(
     if row.gradients:
         for chosen in layers:
             found.refuse_vanishing(chosen)
-    rule = "the last map before one is enlarged" if kind.on_map else found.rule
-    return Plan(graph, image, row, settings, kind, tuple(layers), picture, None if names or row.at_input else rule)
+    rule = None
+    if not (names or row.at_input):
+        rule = "the last map before one is enlarged" if kind.on_map else found.rule
+    return Plan(graph, image, row, settings, kind, tuple(layers), picture, rule)
 
 
 @stage("rewrite")
