@@ -2,8 +2,11 @@
 
 import base64
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +291,27 @@ def test_external_weights_and_a_method_without_classes(
     page.evaluate("document.querySelector('#classes li:nth-child(3)').click()")
     page.press("Tab")
     assert page.evaluate(CAPTION) == before
+
+
+def test_any_static_server_will_do_in_any_folder(
+    chromium: Browser, origin: str, picture: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Without the headers that allow threads, one is used."""
+    folder = next(p for p in tmp_path_factory.getbasetemp().glob("site*") if (p / "site").is_dir())
+    handler = partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        page = opened(chromium, f"http://127.0.0.1:{server.server_port}/site/")
+        assert page.evaluate("crossOriginIsolated") is False
+        got = given(page, picture)
+        server.shutdown()
+    expected = Explainer(DEMO, threads=1)(picture)
+    assert got["classIndex"] == expected.class_index
+    assert largest(got["scores"], expected.scores) < 1e-4
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None: ...
 
 
 def test_a_page_without_its_model_says_what_is_wrong(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from onnxcam import demo
@@ -142,6 +143,15 @@ def test_a_model_that_no_browser_can_hold_is_refused(foreign_ort: Path, tmp_path
     os.truncate(tmp_path / "weights", 2**31)
     with pytest.raises(UnsupportedError, match="bytes with its weights; a browser's buffer holds at most 2 GiB"):
         write_site(tmp_path / "big.onnx", tmp_path / "site", ort_web=foreign_ort)
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_model_that_is_no_classifier_is_refused(foreign_ort: Path, tmp_path: Path) -> None:
+    segmenter = """<ir_version: 8, opset_import: ["" : 18]> segmenter (float[1, 3, 16, 16] x) => (float[1, 3, 16, 16] y)
+      <float[3, 3, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}> { c = Conv(x, w)  y = Relu(c) }"""
+    onnx.save(onnx.parser.parse_model(segmenter), tmp_path / "s.onnx")
+    with pytest.raises(UnsupportedError, match="no output holds one score per class"):
+        write_site(tmp_path / "s.onnx", tmp_path / "site", ort_web=foreign_ort)
     assert not (tmp_path / "site").exists()
 
 

@@ -21,8 +21,9 @@ from onnxcam.errors import OutputError, UnsupportedError, UsageError
 from onnxcam.explained import Size, open_graph
 from onnxcam.explainer import Explainer, PreprocessLike
 from onnxcam.exported import METADATA_KEY, Exported, export
-from onnxcam.graph.head import classifier_head
+from onnxcam.graph.head import Head, classifier_head
 from onnxcam.graph.read import ModelFile, ModelSource, read
+from onnxcam.graph.signature import ImageInput
 from onnxcam.methods import METHODS
 from onnxcam.preprocess import Preprocess, load_picture
 from onnxcam.render import colormap as colormap_of
@@ -104,6 +105,8 @@ def write_site(
         "labels": labels, "size": size, "input_layout": input_layout, "threads": threads,
     }  # fmt: skip
     python = Explainer(model, **options)
+    graph, image, _ = open_graph(file, size=python.preprocess.size, input_layout=input_layout)
+    head = classifier_head(graph, output)
     name = "model.onnx" if "model.onnx" not in weights else "model.cam.onnx"
     new = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     try:
@@ -117,7 +120,7 @@ def write_site(
             (new / "ort" / part).write_bytes(data)
         (new / "index.html").write_text(page(), "utf-8")
         complete = onnx.load(new / "model" / name, load_external_data=False)
-        record = _record(complete, file, python, output, input_layout)
+        record = _record(complete, file, python, image, head)
         record["model"] |= {
             "file": f"model/{name}",
             "weights": weights,
@@ -223,14 +226,11 @@ def _check_size(file: ModelFile, weights: Sequence[str]) -> None:
         )
 
 
-def _record(
-    complete: ModelProto, file: ModelFile, python: Explainer, output: str | None, input_layout: str | None
-) -> dict[str, Any]:
+def _record(complete: ModelProto, file: ModelFile, python: Explainer, image: ImageInput, head: Head) -> dict[str, Any]:
     """What the page has to know, as plain JSON values."""
     done = json.loads(next(p.value for p in complete.metadata_props if p.key == METADATA_KEY))
-    graph, image, _ = open_graph(file, size=python.preprocess.size, input_layout=input_layout)
-    head = classifier_head(graph, output)
-    floats = graph.dtype(head.output) in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+    (output,) = (o for o in complete.graph.output if o.name == head.output)
+    floats = output.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
     return {
         "made_by": MADE_BY,
         "version": metadata.version("onnxcam"),
