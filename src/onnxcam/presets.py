@@ -698,6 +698,7 @@ _DETECTORS: dict[str, dict[str, Any]] = {
     "yolov8": _PICTURE,
     "yolov10": _PICTURE,
     "nms": _PICTURE,
+    "boxes": _PICTURE,
     "yolox": {**_PICTURE, "scale": 1.0, "channels": "bgr"},
     "yunet": {**_PICTURE, "scale": 1.0, "channels": "bgr", "fit": "squash"},
     "nanodet": {

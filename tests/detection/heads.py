@@ -259,6 +259,32 @@ def nms() -> ModelProto:
     return net.model()
 
 
+def boxes() -> ModelProto:
+    """As torchvision exports: boxes, scores and labels of what a threshold, NonMaxSuppression and TopK left, whose
+    number depends on the picture, without a batch."""
+    net = Net()
+    corners, scores = _flat(net)
+    corners, scores = net.reshape(corners, -1, 4), net.reshape(scores, -1, CLASSES)
+    kept = net.Transpose(net.NonZero(net.Greater(scores, net.constant(np.float32(0.3)))), perm=[1, 0])
+    scores = net.GatherND(scores, kept)
+    anchor, label = net.Split(kept, net.constant(np.array([1, 1], np.int64)), outputs=2, axis=1)
+    axis = net.constant(np.array([1], np.int64))
+    anchor, label = net.Squeeze(anchor, axis), net.Squeeze(label, axis)
+    corners = net.Gather(corners, anchor, axis=0)
+    # A shift by the class, so that boxes of different classes do not overlap.
+    shift = net.Mul(net.Cast(label, to=TensorProto.FLOAT), net.constant(np.float32([1000])))
+    apart = net.Add(corners, net.Unsqueeze(shift, axis))
+    lone = net.constant(np.array([0], np.int64))
+    rows = net.reshape(scores, 1, 1, -1)
+    most, iou = net.constant(np.array([50], np.int64)), net.constant(np.float32([0.4]))
+    chosen = net.NonMaxSuppression(net.Unsqueeze(apart, lone), rows, most, iou)
+    chosen = net.Gather(chosen, net.constant(np.array(2, np.int64)), axis=1)
+    net.output(net.Gather(corners, chosen, axis=0), "boxes", rank=2)
+    net.output(net.Gather(scores, chosen, axis=0), "scores", rank=1)
+    net.output(net.Gather(label, chosen, axis=0), "labels", TensorProto.INT64, rank=1)
+    return net.model()
+
+
 HEADS: dict[str, tuple[str, Callable[[], ModelProto]]] = {
     "yolov5": ("yolov5", yolov5),
     "yolov8": ("yolov8", yolov8),
@@ -273,4 +299,5 @@ HEADS: dict[str, tuple[str, Callable[[], ModelProto]]] = {
     "rt-detr": ("detr", lambda: detr(120)),
     "yolov10": ("yolov10", yolov10),
     "nms": ("nms", nms),
+    "boxes": ("boxes", boxes),
 }

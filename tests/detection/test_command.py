@@ -60,7 +60,7 @@ def test_it_simply_works_and_lists_the_boxes(run: Run) -> None:
         ["1", "0", "square", "0.8848", "48", "40", "56", "48"],
     ]
     assert out.splitlines()[3].startswith("2 boxes: layercam at ") and out.endswith("-> pair.cam.png\n")
-    assert "note: detector `yolox`: 64 anchors of 2 classes" in err
+    assert "note: detector `yolox`: (N, A, 5 + C)" in err
     image = np.asarray(Image.open("pair.cam.png"))
     assert tuple(image[12, 8]) == tuple(image[44, 48]) == (255, 255, 255)
 

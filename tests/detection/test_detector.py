@@ -33,7 +33,7 @@ def detector(name: str, **options: object) -> Detector:
     return Detector(model(name), **settings)  # type: ignore[arg-type]
 
 
-CLASSES_OF = {"nanodet": 40, "ultraface": 1, "yunet": 1, "yolov10": 0}
+CLASSES_OF = {"nanodet": 40, "ultraface": 1, "yunet": 1, "yolov10": 0, "boxes": 0}
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -66,16 +66,13 @@ def test_heads_that_read_one_map_are_explained_at_it() -> None:
 
 
 def rows_at(d: Detector, x: np.ndarray) -> np.ndarray:
-    layout, outputs = d._layout, d.explainer.outputs(x)
-    return layout.rows(
-        [np.asarray(outputs[v], float).reshape(s) for v, s in zip(layout.values, layout.shapes, strict=True)]
-    )
+    return d._layout.of(d.explainer.outputs(x))[1]
 
 
 def class_scalar(d: Detector, rows: np.ndarray, anchor: int, label: int) -> float:
-    """The sum of the logits of what multiplies to the score; of YOLOv10, with a TopK behind its sigmoid, the score."""
+    """The sum of the logits of what multiplies to the score; the score, where it is gathered behind its sigmoid."""
     factors = rows[anchor, list(d._layout.factors(label))]
-    if d.kind == "yolov10" or d._layout.is_raw:
+    if d.kind in ("yolov10", "boxes") or d._layout.is_raw:
         return float(factors.sum())
     if d.kind == "ssd":  # a softmax's logits are known but for a constant: the head's own are looked at elsewhere
         return float("nan")
@@ -115,8 +112,9 @@ def _picture() -> Picture:
     return load_picture(PICTURE)
 
 
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("box_score", ["class", "right", "coordinates"])
+@pytest.mark.parametrize(
+    ("name", "box_score"), [*((n, s) for n in HEADS for s in ("class", "coordinates")), ("yolox", "right")]
+)
 def test_a_map_sums_to_the_derivative_by_the_layers_strength(name: str, box_score: str) -> None:
     """All maps are homogeneous in the picture, so that sum G A at the layer is what the scalar changes by, per share
     by which the picture grows: central differences of decoding the model's own outputs."""
@@ -252,6 +250,18 @@ def test_what_suppression_on_the_host_keeps_is_what_the_models_own_keeps() -> No
     assert len(found) > 1
     for box in d.detect(PICTURE):
         assert box.xyxy == pytest.approx(boxes[box.class_index, box.anchor], abs=1e-3)
+
+
+def test_boxes_that_the_model_chose_are_listed_as_it_gives_them() -> None:
+    d = detector("boxes", max_boxes=100)
+    x, view = d.explainer.preprocess(_picture())
+    corners, scores, labels = ort.InferenceSession(model("boxes").SerializeToString()).run(None, {"x": x})
+    found = d.detect(PICTURE)
+    assert len(found) == len(scores) > 3
+    order = np.argsort(-scores, kind="stable")
+    assert [b.score for b in found] == pytest.approx(scores[order].tolist())
+    assert [b.class_index for b in found] == labels[order].tolist()
+    assert [b.xyxy for b in found] == [pytest.approx(view.to_picture(c).tolist(), abs=1e-3) for c in corners[order]]
 
 
 def test_one_run_of_the_head_for_many_boxes_gives_the_maps_of_runs_alone() -> None:

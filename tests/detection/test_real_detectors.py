@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))  # makes `benchmarks` importable
 
 from benchmarks.detectors import SHARED, Row, row
+
 from onnxcam import Detector, load_picture
 
 pytestmark = pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="no ../shared/models")

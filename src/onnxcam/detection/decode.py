@@ -7,8 +7,8 @@ the imaginary axis (Squire and Trapp, SIAM Review 1998). It becomes the cotangen
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,12 +60,18 @@ def softmax(x: Array) -> Array:
 @dataclass(frozen=True)
 class HeadLayout(ABC):
     """How a detector's outputs lie: the `values` that hold them, in the order that `rows` takes, with their `shapes`
-    per sample; `size` (H, W) of the model's input; number of `classes`."""
+    per sample; `size` (H, W) of the model's input; number of `classes`. A number of rows that depends on the picture
+    is 0 in `shapes`."""
 
     values: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     size: Size
     classes: int
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether the outputs have the batch in front."""
+        return True
 
     @abstractmethod
     def rows(self, outputs: Sequence[Array]) -> Array:
@@ -111,6 +117,14 @@ class HeadLayout(ABC):
     def suppresses(self) -> bool:
         """Whether overlapping boxes are still to be suppressed."""
         return True
+
+    def of(self, outputs: Mapping[str, Array]) -> tuple["HeadLayout", Array]:
+        """The layout with the shapes that one picture's outputs have, and their rows (A, D), float64."""
+        found = [np.asarray(outputs[value], np.float64) for value in self.values]
+        if all(0 not in shape for shape in self.shapes):
+            return self, self.rows([raw.reshape(shape) for raw, shape in zip(found, self.shapes, strict=True)])
+        fixed = replace(self, shapes=tuple(raw.shape for raw in found))
+        return fixed, fixed.rows(found)
 
     @property
     def entries(self) -> Array:
@@ -370,15 +384,14 @@ class YuNet(HeadLayout):
 
 @dataclass(frozen=True)
 class EndToEnd(HeadLayout):
-    """Boxes that the model has chosen itself, (M, 6): x0, y0, x1, y1, score, class (YOLOv10), columns as named in
-    `order`; or three outputs, of these columns each."""
+    """Boxes that the model has chosen itself, (M, 6): x0, y0, x1, y1, score, class (YOLOv10); or three outputs of
+    these columns (torchvision)."""
 
-    order: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    batched: bool = True
 
     def rows(self, outputs: Sequence[Array]) -> Array:
         named = [o.reshape(s) for o, s in zip(outputs, self.shapes, strict=True)]
-        table = np.concatenate([o.reshape(-1, 1) if o.ndim == 1 else _flat(o) for o in named], axis=1)
-        return table[:, list(self.order)]
+        return np.concatenate([o.reshape(-1, 1) if o.ndim == 1 else _flat(o) for o in named], axis=1)
 
     def places(self, rows: Array) -> Array:
         share = np.abs(rows[:, :4]).max(initial=0) <= 4
@@ -403,6 +416,10 @@ class EndToEnd(HeadLayout):
     @property
     def suppresses(self) -> bool:
         return False
+
+    @property
+    def is_batched(self) -> bool:
+        return self.batched
 
 
 def retinanet_anchors(size: Size, strides: Sequence[int] = (8, 16, 32, 64, 128)) -> Array:

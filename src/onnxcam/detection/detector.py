@@ -15,7 +15,7 @@ from onnxcam.detection.decode import Array, HeadLayout, derivative
 from onnxcam.detection.names import COCO
 from onnxcam.detection.neck import shared_map
 from onnxcam.detection.nms import suppressed
-from onnxcam.detection.recognise import is_detector, recognised
+from onnxcam.detection.recognise import KINDS, is_detector, recognised
 from onnxcam.detection.target import BoxTarget, Term, ends_in_activation
 from onnxcam.errors import UsageError
 from onnxcam.explained import Size, open_graph
@@ -111,6 +111,7 @@ class BoxExplanation(Explanation):
 class _Found:
     """What one run of the model found: rows of all anchors, what decoding knows of them, and the boxes kept."""
 
+    layout: HeadLayout
     rows: Array
     places: Array
     view: View
@@ -166,7 +167,7 @@ class Detector:
         self.kind = found.kind
         self.threshold: float = _first(threshold, found.score_threshold, _THRESHOLDS.get(found.kind, 0.25))
         self.iou: float = _first(iou, found.iou_threshold, 0.45)
-        notes = [f"detector `{found.kind}`: {len(found.layout.entries)} anchors of {found.layout.classes} classes"]
+        notes = [f"detector `{found.kind}`: {KINDS[found.kind][1]}"]
         self._terms = tuple(_terms(graph, found.layout, box_score))
         if layer is None:
             layer = shared_map(graph, [term.value for term in self._terms], image.name, bound)
@@ -264,16 +265,14 @@ class Detector:
 
     def _found(self, picture: Picture) -> _Found:
         tensor, view = self.explainer.preprocess(picture)
-        outputs = self.explainer.outputs(tensor)
-        raws = [np.asarray(outputs[value], np.float64) for value in self._layout.values]
-        rows = self._layout.rows([raw.reshape(shape) for raw, shape in zip(raws, self._layout.shapes, strict=True)])
-        found = _Found(rows, self._layout.places(rows), view)
-        labels, scores = self._layout.best(rows)
+        layout, rows = self._layout.of(self.explainer.outputs(tensor))
+        found = _Found(layout, rows, layout.places(rows), view)
+        labels, scores = layout.best(rows)
         kept = np.flatnonzero(scores >= self.threshold)
         with np.errstate(over="ignore", invalid="ignore"):
-            boxes = np.nan_to_num(self._layout.boxes(rows[kept], found.places[kept]), posinf=_FAR, neginf=-_FAR)
+            boxes = np.nan_to_num(layout.boxes(rows[kept], found.places[kept]), posinf=_FAR, neginf=-_FAR)
         boxes = boxes.clip(-_FAR, _FAR)
-        if self._layout.suppresses:
+        if layout.suppresses:
             order = suppressed(boxes, scores[kept], labels[kept], self.iou)
         else:
             order = np.argsort(-scores[kept], kind="stable")
@@ -303,7 +302,7 @@ class Detector:
 
     def _weights(self, found: _Found, anchor: int, label: int, edges: bool) -> list[Array]:
         """Per term what its value is multiplied by, so that the sum's gradient is that of what is explained."""
-        layout, row, place = self._layout, found.rows[anchor], found.places[anchor]
+        layout, row, place = found.layout, found.rows[anchor], found.places[anchor]
         outward = np.array(_OUTWARD.get(self._box_score, _OUTWARD["coordinates"]))
         weights = []
         for term in self._terms:
@@ -387,6 +386,8 @@ def _check(box_score: str, threshold: float | None, iou: float | None, max_boxes
 
 def _terms(graph: Graph, layout: HeadLayout, box_score: str) -> Iterable[Term]:
     """The values that what is explained reads: for the class without their activations, for the edges as they are."""
+    open_layout = layout
+    layout = replace(layout, shapes=tuple(tuple(d or 1 for d in shape) for shape in layout.shapes))
     starts = np.cumsum([0, *(int(np.prod(shape)) for shape in layout.shapes)])
     entries = layout.entries
     last = max(layout.classes - 1, 0)
@@ -395,7 +396,8 @@ def _terms(graph: Graph, layout: HeadLayout, box_score: str) -> Iterable[Term]:
         used = np.unique(np.searchsorted(starts, entries[:, columns[edges]].ravel(), side="right") - 1)
         for i in used:
             value = layout.values[i]
-            yield Term(value, layout.shapes[i], not edges and ends_in_activation(graph, value), edges)
+            bare = not edges and ends_in_activation(graph, value)
+            yield Term(value, open_layout.shapes[i], bare, edges, layout.is_batched)
 
 
 def _with_outputs(model: ModelProto, graph: Graph, values: Sequence[str]) -> ModelProto:

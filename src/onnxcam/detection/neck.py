@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from onnxcam.graph.index import Graph, Node
 
 _WEIGHTED = ("Conv", "FusedConv", "QLinearConv", "ConvInteger", "ConvTranspose")
-_LARGEST_STRIDE = 128
 
 
 def tail(graph: Graph, value: str, size: tuple[int, int]) -> tuple[list[Node], list[Node]]:
@@ -31,17 +30,12 @@ def tail(graph: Graph, value: str, size: tuple[int, int]) -> tuple[list[Node], l
 
 
 def _grid(graph: Graph, value: str, size: tuple[int, int]) -> tuple[int, int] | None:
-    """(h, w) of a map (N, K, h, w) that covers the picture with strides of a power of two; None of another value."""
+    """(h, w) of a map (N, K, h, w) that covers the picture in its proportions, rounded; None of another value."""
     shape = graph.shape(value)
     if shape is None or len(shape) != 4 or not all(isinstance(d, int) for d in shape[2:]):
         return None
     h, w = (int(d) for d in shape[2:] if isinstance(d, int))
-    stride = 1
-    while stride <= _LARGEST_STRIDE:
-        if all(d in (length // stride, -(-length // stride)) for d, length in zip((h, w), size, strict=True)):
-            return h, w
-        stride *= 2
-    return None
+    return (h, w) if abs(w - h * size[1] / size[0]) < 1.5 or abs(h - w * size[0] / size[1]) < 1.5 else None
 
 
 def shared_map(graph: Graph, values: Iterable[str], image: str, size: tuple[int, int]) -> str | None:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from onnx import TensorProto
 
+from onnxcam.autodiff.engine import INTEGERS
 from onnxcam.detection.decode import (
     Array,
     EndToEnd,
@@ -29,6 +31,7 @@ from onnxcam.graph.index import Graph, Node
 from onnxcam.graph.layout import MOVES
 
 Shape = tuple[int, ...]
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 # What only moves numbers, or is the activation of a score: a box behind nothing else is not decoded yet.
 _PLAIN = MOVES | {
@@ -269,6 +272,23 @@ def _yolov10(evidence: Evidence) -> EndToEnd | None:
     return None
 
 
+def _chosen(evidence: Evidence) -> EndToEnd | None:
+    """Boxes (M, 4), scores (M) and labels (M), with or without a batch in front."""
+    graph = evidence.graph
+    ranks = {name: len(shape) for name in graph.outputs if (shape := graph.shape(name)) is not None}
+    for box in (n for n, rank in ranks.items() if rank in (2, 3) and (graph.shape(n) or (0,))[-1] == 4):
+        beside = [n for n, rank in ranks.items() if rank == ranks[box] - 1]
+        scores = [n for n in beside if graph.dtype(n) in _FLOATS]
+        labels = [n for n in beside if graph.dtype(n) in INTEGERS]
+        if len(scores) == 1 and len(labels) == 1:
+            batched = ranks[box] == 3
+            rows = (graph.shape(box) or (0,))[1 if batched else 0]
+            m = rows if isinstance(rows, int) else 0
+            values = (box, scores[0], labels[0])
+            return EndToEnd(values, ((m, 4), (m,), (m,)), evidence.size, evidence.classes or 0, batched)
+    return None
+
+
 def _detr(evidence: Evidence) -> ScoresAndBoxes | None:
     pair = _pair(evidence)
     if pair is None or evidence.shapes[pair[1]][0] > 1000:
@@ -328,6 +348,7 @@ KINDS: dict[str, tuple[Callable[[Evidence], HeadLayout | None], str]] = {
     "yolov8": (_yolov8, "(N, 4 + C, A): v8, v9, v11, v12, decoded, no objectness"),
     "yolov5": (_yolov5, "(N, A, 5 + C): v5, v6, v7, YOLOX with its decoder, objectness times class"),
     "detr": (_detr, "class logits (N, M, C) and boxes (N, M, 4) of M queries: DETR, RT-DETR"),
+    "boxes": (_chosen, "boxes (M, 4), scores (M) and labels (M), chosen by the model: torchvision, end-to-end exports"),
     "yolov10": (_yolov10, "(N, M, 6): x0, y0, x1, y1, score, class, chosen by the model"),
 }
 
@@ -371,6 +392,8 @@ def _number(graph: Graph, node: Node, position: int) -> float | None:
 
 def _guess(evidence: Evidence) -> str | None:
     """The kind, from the strictest evidence to the weakest."""
+    if _chosen(evidence) is not None:
+        return "boxes"
     if suppression(evidence.graph) is not None:
         return "nms" if _nms(evidence) is not None else None
     if _yunet(evidence) is not None:

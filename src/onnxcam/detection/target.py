@@ -22,12 +22,13 @@ _MOVES = ("Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze",
 @dataclass(frozen=True)
 class Term:
     """A value of the model that a score reads, of `shape` per sample; `bare`: without the activations that it ends in;
-    `edges`: for the edges of a box, not its class."""
+    `edges`: for the edges of a box, not its class; `batched`: it has the batch in front."""
 
     value: str
     shape: tuple[int, ...]
     bare: bool
     edges: bool
+    batched: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,8 @@ class BoxTarget(TargetSpec):
         first = self.terms[0].value
         reads = tuple(dict.fromkeys(term.value for term in self.terms))
         inputs = (
-            TargetInput(_role(i), TensorProto.FLOAT, ("boxes_asked", *term.shape)) for i, term in enumerate(self.terms)
+            TargetInput(_role(i), TensorProto.FLOAT, ("boxes_asked", *(d or f"rows_{i}" for d in term.shape)))
+            for i, term in enumerate(self.terms)
         )
         return BoxKind(head=Head(first, first, None, self.classes), reads=reads, inputs=tuple(inputs), terms=self.terms)
 
@@ -61,10 +63,13 @@ class BoxKind(TargetKind):
         with op.scope("target"):
             for i, term in enumerate(self.terms):
                 value = without_activations(op, term.value) if term.bare else term.value
-                ends.append(op.as_float(value) if value != term.value else real_value(op, value))
+                end = op.as_float(value) if value != term.value else real_value(op, value)
+                ends.append(end if term.batched else op.Unsqueeze(end, [0]))
                 sums.append(op.ReduceSum(op.Mul(ends[-1], names[_role(i)]), _axes(term), keepdims=0))
             score = sums[0] if len(sums) == 1 else op.Sum(*sums)
-        return Target(score) if len(sums) > 1 else Target(score, ends[0], names[_role(0)])
+        if len(sums) > 1 or not self.terms[0].batched:
+            return Target(score)
+        return Target(score, ends[0], names[_role(0)])
 
     def question(self, asked: Any, scene: Scene) -> Question:
         if not isinstance(asked, BoxTarget) or asked.weights is None:
@@ -76,7 +81,8 @@ class BoxKind(TargetKind):
         """Seeded random weights."""
         rng = np.random.default_rng(0)
         return {
-            _role(i): rng.standard_normal((count, *term.shape)).astype(np.float32) for i, term in enumerate(self.terms)
+            _role(i): rng.standard_normal((count, *(d or 1 for d in term.shape))).astype(np.float32)
+            for i, term in enumerate(self.terms)
         }
 
     def record(self) -> Mapping[str, Any]:
