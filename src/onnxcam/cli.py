@@ -160,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     _compare_options(compare)
     _picture_options(compare)
     _drawing_options(compare)
+    compare.add_argument("--font", metavar="FILE", help="for labels that are not in Latin letters: a .ttf or .otf file")
     _runtime_options(compare, choice=True)
     compare.set_defaults(run=_compare)
 
@@ -1077,7 +1078,7 @@ def _compare_grid(arguments: argparse.Namespace, picture: str) -> int:
             progress=progress,
             **options,
         )
-    write_atomically(target, encoded(found.sheet(*drawing.values()), target.suffix))
+    write_atomically(target, encoded(found.sheet(*drawing.values(), font=arguments.font), target.suffix))
     for warning in dict.fromkeys(f"{e.name}, {e.method}: {w}" for row in found.rows for e in row for w in e.warnings):
         console.print_warning(warning)
     if arguments.json:
@@ -1123,7 +1124,9 @@ def _compare_models(arguments: argparse.Namespace, model_b: str, pictures: Seque
             **_compared_options(arguments),
         )
     if target is not None:
-        write_atomically(target, encoded(found.sheet(arguments.worst, *drawing.values()), target.suffix))
+        write_atomically(
+            target, encoded(found.sheet(arguments.worst, *drawing.values(), font=arguments.font), target.suffix)
+        )
     limits = dict(arguments.fail_below)
     failures = found.failures(limits)
     for bad in found.unreadable:

@@ -377,15 +377,17 @@ class Comparison:
             lines.append(f"{len(bad)} cannot be compared (`{bad[0].name}`: {bad[0].problem})")
         return lines
 
-    def sheet(self, rows: int = WORST, colors: str = "jet", opacity: float = 0.5) -> Image.Image:
-        """The worst pictures, explained again: picture, both overlays, difference map."""
+    def sheet(
+        self, rows: int = WORST, colors: str = "jet", opacity: float = 0.5, font: str | None = None
+    ) -> Image.Image:
+        """The worst pictures, explained again: picture, both overlays, difference map. font: a file, see `sheet`."""
         found = self.ranked[:rows]
         if not found:
             raise UsageError("there is no picture to draw", "give pictures that can be read")
         pairs = [explained_pair(self.a, self.b, p.source, self.target) for p in found]
         a, b = (e.provenance["model"]["name"] for e in (self.a, self.b))
         columns = ("picture", f"a: {a}", f"b: {b}", "difference b - a")
-        return sheet(columns, [p.row(colors, opacity) for p in pairs], _legend(colors, (p.a for p in pairs)))
+        return sheet(columns, [p.row(colors, opacity) for p in pairs], _legend(colors, (p.a for p in pairs)), font)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; what is not a number is None."""
@@ -481,14 +483,14 @@ class Grid:
     rows: tuple[tuple[Explanation, ...], ...]
     notes: tuple[str, ...]
 
-    def sheet(self, colors: str = "jet", opacity: float = 0.5) -> Image.Image:
-        """A row per class and layer, a column per method."""
+    def sheet(self, colors: str = "jet", opacity: float = 0.5, font: str | None = None) -> Image.Image:
+        """A row per class and layer, a column per method. font: a file, see `sheet`."""
         picture = _picture(self.rows[0][0])
         rows = [
             Row(_heading(row), [picture, *(Panel(e.overlay(colors, opacity), e.warnings) for e in row)])
             for row in self.rows
         ]
-        return sheet(("picture", *(_column(m) for m in self.methods)), rows, _legend(colors, self.rows[0]))
+        return sheet(("picture", *(_column(m) for m in self.methods)), rows, _legend(colors, self.rows[0]), font)
 
     def to_json(self) -> list[dict[str, Any]]:
         """The record of every explanation, row by row."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from onnxcam.errors import UsageError
 from onnxcam.render import Bytes
 
 CELL = 300
@@ -51,15 +52,20 @@ class Legend:
     text: str
 
 
-def sheet(columns: Sequence[str], rows: Sequence[Row], legend: Legend | None = None) -> Image.Image:
+def sheet(
+    columns: Sequence[str], rows: Sequence[Row], legend: Legend | None = None, font: str | None = None
+) -> Image.Image:
     """The rows below each other, on white, under one heading per column; text is wrapped, never cut.
 
-    Pictures are scaled to CELL pixels along their longer edge. Letters that Pillow's own font lacks are shown as boxes.
+    Pictures are scaled to CELL pixels along their longer edge. font: a file; default Pillow's own, which has Latin
+    letters only, and boxes for others.
+
+    Raises: UsageError where the font cannot be read.
     """
     drawn = [[_Drawn(p) if p is not None else None for p in row.panels] for row in rows]
     width = CELL
     total = len(columns) * (width + GAP) - GAP
-    page = _Page(2 * MARGIN + total)
+    page = _Page(2 * MARGIN + total, font)
     page.columns([MARGIN + i * (width + GAP) for i in range(len(columns))], width, columns)
     for row, panels in zip(rows, drawn, strict=True):
         page.row(row.heading, panels, width)
@@ -85,8 +91,9 @@ class _Drawn:
 class _Page:
     """Collects what is drawn, from the top down, before the height is known."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, font: str | None) -> None:
         self.width = width
+        self.font = font
         self.y = MARGIN
         self.steps: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
@@ -97,8 +104,8 @@ class _Page:
     def text_at(self, lines: Sequence[str], x: float, y: int, width: float, size: int, ink: str) -> int:
         """Wrapped lines at (x, y); the y below them."""
         for line in lines:
-            for part in wrapped(line, width, size):
-                self.steps.append(("text", ((x, y), part), {"fill": ink, "font": _font(size)}))
+            for part in wrapped(line, width, size, self.font):
+                self.steps.append(("text", ((x, y), part), {"fill": ink, "font": _font(size, self.font)}))
                 y += _height(size)
         return y
 
@@ -138,7 +145,7 @@ class _Page:
             (scale.middle, x + width / 2, "ma"),
             (scale.right, x + width, "ra"),
         ):
-            style = {"fill": FAINT, "font": _font(CAPTION), "anchor": anchor}
+            style = {"fill": FAINT, "font": _font(CAPTION, self.font), "anchor": anchor}
             self.steps.append(("text", ((at, y + BAR + 2), text), style))
 
     def image(self, height: int) -> Image.Image:
@@ -150,18 +157,18 @@ class _Page:
         return page
 
 
-def wrapped(text: str, width: float, size: int) -> list[str]:
+def wrapped(text: str, width: float, size: int, font: str | None = None) -> list[str]:
     """The text in lines that are at most `width` pixels wide; words longer than a line are broken."""
-    font, lines, line = _font(size), [], ""
+    drawn, lines, line = _font(size, font), [], ""
     for word in text.split():
         longer = f"{line} {word}" if line else word
-        if font.getlength(longer) <= width:
+        if drawn.getlength(longer) <= width:
             line = longer
             continue
         if line:
             lines.append(line)
-        while font.getlength(word) > width and len(word) > 1:
-            end = next((n for n in range(len(word) - 1, 1, -1) if font.getlength(word[:n]) <= width), 1)
+        while drawn.getlength(word) > width and len(word) > 1:
+            end = next((n for n in range(len(word) - 1, 1, -1) if drawn.getlength(word[:n]) <= width), 1)
             lines.append(word[:end])
             word = word[end:]
         line = word
@@ -169,8 +176,13 @@ def wrapped(text: str, width: float, size: int) -> list[str]:
 
 
 @cache
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
+def _font(size: int, file: str | None) -> Any:
+    if file is None:
+        return ImageFont.load_default(size)
+    try:
+        return ImageFont.truetype(file, size)
+    except OSError as error:
+        raise UsageError(f"font {file} cannot be read: {error}", "give a .ttf or .otf file") from error
 
 
 def _height(size: int) -> int:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 from shades import square
 
 from onnxcam import Explainer
 from onnxcam.comparison import grid
 from onnxcam.errors import UsageError
 from onnxcam.runtime import Session
-from onnxcam.sheet import CELL, GAP, MARGIN, Legend, Panel, Row, Scale, sheet, wrapped
+from onnxcam.sheet import CELL, COLUMN, GAP, INK, MARGIN, Legend, Panel, Row, Scale, sheet, wrapped
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -111,6 +111,23 @@ def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:
     assert "".join(lines).replace(" ", "") == "".join(text.split())
     font = ImageFont.load_default(14)
     assert all(font.getlength(line) <= width or len(line) == 1 for line in lines)
+
+
+def test_text_is_drawn_with_the_font_that_is_asked_for(folder: Path, onnxcam: Run) -> None:
+    """What is no font is refused before anything is written."""
+    Path("own.ttf").write_bytes(ImageFont.load_default(14).font_bytes)  # type: ignore[union-attr]
+    rows = [Row("", [Panel(Image.new("RGB", (9, 9)))])]
+    drawn = sheet(("AVAVA Toto",), rows, font="own.ttf")
+    expected = Image.new("RGB", drawn.size, "white")
+    ImageDraw.Draw(expected).text((MARGIN, MARGIN), "AVAVA Toto", INK, ImageFont.truetype("own.ttf", COLUMN))
+    heading = np.s_[: MARGIN + COLUMN + 4]
+    assert np.array_equal(np.asarray(drawn)[heading], np.asarray(expected)[heading])
+    assert (np.asarray(drawn)[heading] < 100).any()
+    Path("bad.ttf").write_bytes(b"no font")
+    with pytest.raises(UsageError, match=r"font bad\.ttf cannot be read"):
+        sheet(("x",), rows, font="bad.ttf")
+    code, _, err = onnxcam("compare", "a.onnx", "pictures/red.png", "--font", "bad.ttf", "--threads", "1")
+    assert code == 2 and "font bad.ttf cannot be read" in err and not list(Path().glob("*.cam.png"))
 
 
 def test_the_command_writes_the_sheet_and_says_the_classes(folder: Path, onnxcam: Run) -> None:
