@@ -25,6 +25,7 @@ from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.index import Dim, opset_of
 from onnxcam.graph.layers import Layer
 from onnxcam.graph.read import MAX_BYTES, ModelFile, ModelSource, read
+from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods import METHODS, Method, find_method
 from onnxcam.output import write_atomically
 from onnxcam.preprocess import PictureLike, Preprocess, View, load_picture
@@ -188,6 +189,7 @@ def export(
     _refuse_host(row)
     file = read(model)
     _refuse_exported(file)
+    _refuse_other_than_pictures(image_input(file.model, file.name, input_layout, input_name))
     target_path = Path(path)
     _check_place(target_path, file)
     spec = target if isinstance(target, TargetSpec) else None
@@ -280,6 +282,14 @@ def export(
         ratio=ratio,
         notes=tuple(notes),
     )
+
+
+def _refuse_other_than_pictures(image: ImageInput) -> None:
+    if image.sides != 2:
+        raise UnsupportedError(
+            f"`{image.name}` takes {image.plane}: files that explain themselves are made of models of pictures",
+            "explain them in Python: `Explainer(...).explain_tensor(x)`",
+        )
 
 
 def _refuse_host(row: Method) -> None:

@@ -1,12 +1,14 @@
 """Signals (N, C, L) and volumes (N, C, D, H, W): each against the same network as pictures, and numbers by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper, parser
+from onnx.reference import ReferenceEvaluator
 
-from onnxcam import Explainer
+from onnxcam import Explainer, export
 from onnxcam.check import check
 from onnxcam.errors import OnnxCamError, UnsupportedError, UsageError
 from onnxcam.explained import open_graph
@@ -115,8 +117,8 @@ def test_grad_cam_of_a_signal_by_hand() -> None:
     # b = [2, 5, 0, 3], [-1, -4, 0, 1]; the weights are the head's over 4 cells.
     raw = (np.array([2, 5, 0, 3]) + 2 * np.array([-1, -4, 0, 1])) / 4
     np.testing.assert_allclose(found.raw, raw, atol=1e-6)  # 0, -0.75, 0, 1.25
-    # Only the last cell is positive; its centre is at 6.5, the one before at 4.5.
-    np.testing.assert_allclose(found.values, [0, 0, 0, 0, 0, 0.25, 0.75, 1][:5] + [0.25, 0.75, 1], atol=1e-6)
+    # Only the last cell is positive; samples 5, 6 and 7 lie at cells 2.25, 2.75 and 3.25.
+    np.testing.assert_allclose(found.values, [0, 0, 0, 0, 0, 0.25, 0.75, 1], atol=1e-6)
     assert found.peak == (7,) and found.record()["size"] == [8] and found.record()["grids"] == [[4]]
 
 
@@ -124,9 +126,6 @@ def test_grad_cam_of_a_volume_is_the_head_times_the_activations() -> None:
     proto = network("N,2,6,8,10", (3, 1, 3), (1, 2, 1), (2, 1, 2))
     volume = np.random.default_rng(3).normal(size=(2, 2, 6, 8, 10)).astype(np.float32)
     head = numpy_helper.to_array(next(t for t in proto.graph.initializer if t.name == "h"))
-    from onnx.reference import ReferenceEvaluator
-
-    A = np.asarray(ReferenceEvaluator(proto).run(None, {"x": volume})[0])
     exposed = ModelProto()
     exposed.CopyFrom(proto)
     exposed.graph.output[0].name = "f"
@@ -186,8 +185,8 @@ NORMS = """n1 = LayerNormalization<axis=-1>({0}, g, b) q = MatMul(n1, v) k = Tra
 ENDS = {
     "channels first": ("N,3,12", "c = Conv<strides=[2]>(x, w) d = Relu(c) p = GlobalAveragePool(d) f = Flatten(p) ",
         "d", Layout("ncl", (1, 6), 0, (6,))),
-    "channels last": ("N,12,3", "t = Transpose<perm=[0,2,1]>(x) c = Conv<strides=[2]>(t, w) d = Transpose<perm=[0,2,1]>(c) "
-        "e = Relu(d) f = ReduceMean<keepdims=0>(e, one) ", "e", Layout("nlc", (1, 6), 0, (6,))),
+    "channels last": ("N,12,3", "t = Transpose<perm=[0,2,1]>(x) c = Conv<strides=[2]>(t, w) "
+        "d = Transpose<perm=[0,2,1]>(c) e = Relu(d) f = ReduceMean<keepdims=0>(e, one) ", "e", Layout("nlc", (1, 6), 0, (6,))),
     "as TensorFlow convolves": ("N,12,3", "u = Unsqueeze(x, one) t = Transpose<perm=[0,3,1,2]>(u) "
         "c = Conv<strides=[1,2]>(t, w2d) d = Transpose<perm=[0,2,3,1]>(c) e = Squeeze(d, one) r = Relu(e) "
         "f = ReduceMean<keepdims=0>(r, one) ", "r", Layout("nlc", (1, 6), 0, (6,))),
@@ -206,8 +205,8 @@ ENDS = {
 def test_the_automatic_layer_lies_along_the_signal_or_in_the_volume(name: str) -> None:
     shape, body, layer, layout = ENDS[name]
     used = {i for node in model(shape, body, {}).graph.node for i in node.input} | {"h"}
-    proto = model(shape.replace("N", "1", 1), body + "y = MatMul(f, h)", {k: v for k, v in WEIGHTS.items() if k in used},
-                  "float[1,4] y")  # fmt: skip
+    weights = {k: v for k, v in WEIGHTS.items() if k in used}
+    proto = model(shape.replace("N", "1", 1), body + "y = MatMul(f, h)", weights, "float[1,4] y")
     graph, image, _ = open_graph(read(proto))
     found = Layers(graph, image.name, image.layout, "y").automatic
     assert (found.name, found.layout) == (layer, layout)
@@ -257,3 +256,8 @@ def test_open_lengths_are_asked_for() -> None:
 def test_methods_of_the_plane_are_refused_for_volumes(name: str) -> None:
     with pytest.raises(UnsupportedError, match=f"`{name}` works in the plane of a picture"):
         Explainer(network("N,2,6,8,10", (3, 1, 3), (1, 2, 1), (2, 1, 2)), method=name)
+
+
+def test_no_file_that_explains_itself_is_made_of_a_model_of_signals(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="`x` takes signals: files that explain themselves are made of"):
+        export(SIGNAL, tmp_path / "signal.cam.onnx")
