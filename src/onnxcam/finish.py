@@ -45,12 +45,12 @@ def _before_spreading(op: Builder, alpha: str) -> str:
 
 @dataclass(frozen=True)
 class Enlarged:
-    """Maps (..., H, W) and, where they are a small map enlarged, that with its rows enlarged alone (..., H, w)."""
+    """Maps (..., H, W); where they are a small map enlarged, rows (..., H, w) and columns (w, W) of which they are the
+    product within rounding."""
 
     values: str
     rows: str | None = None
-    columns: npt.NDArray[np.float32] | None = None
-    """(w, W), so that values = rows columns."""
+    columns: str | None = None
 
 
 def finished(
@@ -136,12 +136,11 @@ def resized(op: Builder, maps: str, grid: Size, size: Size | str, rank: int) -> 
         return Enlarged(made if rank == 4 else op.Squeeze(made, [1]))
     if grid == size:
         return Enlarged(maps)
-    weights = interpolation(grid[1], size[1])
     rows = op.constant(interpolation(grid[0], size[0]))
     square = (grid[0], size[0]) == (grid[1], size[1])
-    columns = op.Transpose(rows, perm=[1, 0]) if square else op.constant(weights.T)
+    columns = op.Transpose(rows, perm=[1, 0]) if square else op.constant(interpolation(grid[1], size[1]).T)
     tall = op.MatMul(rows, maps)
-    return Enlarged(op.MatMul(tall, columns), tall, weights.T)
+    return Enlarged(op.MatMul(tall, columns), tall, columns)
 
 
 def interpolation(cells: int, pixels: int) -> npt.NDArray[np.float32]:
@@ -229,9 +228,10 @@ def overlaid(op: Builder, picture: str, maps: Enlarged, size: Size, colors: str,
     strength, keep = 255 * opacity, 1 - opacity
     if colors == "jet" and maps.rows is not None and maps.columns is not None:
         # strength (1.5 - |4 v - peak|), cut off at 0 and strength, of three channels side by side.
-        peaks = np.tile([3.0, 2.0, 1.0], size[1])
-        weights = np.vstack([4 * strength * np.repeat(maps.columns, 3, axis=1), -strength * peaks])
-        distance = op.Abs(op.MatMul(op.Pad(maps.rows, [0, 0, 0, 0, 0, 1], 1.0), op.floats(weights)))
+        thrice = op.Reshape(op.Expand(op.Unsqueeze(maps.columns, [2]), [1, 1, 3]), [0, -1])
+        peaks = np.tile([[3.0, 2.0, 1.0]], size[1])
+        weights = op.Concat(op.Mul(thrice, 4 * strength), op.floats(-strength * peaks), axis=0)
+        distance = op.Abs(op.MatMul(op.Pad(maps.rows, [0, 0, 0, 0, 0, 1], 1.0), weights))
         missing = op.Clip(distance, 0.5 * strength, 1.5 * strength)
         rowwise = op.Cast(op.Reshape(picture, [0, size[0], -1]), to=op.dtype)
         blend = op.Sub(op.Add(op.Mul(rowwise, keep), 1.5 * strength + 0.5), missing)
