@@ -49,7 +49,7 @@ LAYERS = [
     ["explanation", "check", "presets"],
     ["explainer"],
     ["demo", "metrics", "audit", "exported", "comparison", "preview"],
-    ["report", "web", "detection"],
+    ["report", "web", "detection", "ray"],
     ["cli", "_console"],
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
