@@ -186,7 +186,8 @@ ENDS = {
     "channels first": ("N,3,12", "c = Conv<strides=[2]>(x, w) d = Relu(c) p = GlobalAveragePool(d) f = Flatten(p) ",
         "d", Layout("ncl", (1, 6), 0, (6,))),
     "channels last": ("N,12,3", "t = Transpose<perm=[0,2,1]>(x) c = Conv<strides=[2]>(t, w) "
-        "d = Transpose<perm=[0,2,1]>(c) e = Relu(d) f = ReduceMean<keepdims=0>(e, one) ", "e", Layout("nlc", (1, 6), 0, (6,))),
+        "d = Transpose<perm=[0,2,1]>(c) e = Relu(d) f = ReduceMean<keepdims=0>(e, one) ", "e",
+        Layout("nlc", (1, 6), 0, (6,))),
     "as TensorFlow convolves": ("N,12,3", "u = Unsqueeze(x, one) t = Transpose<perm=[0,3,1,2]>(u) "
         "c = Conv<strides=[1,2]>(t, w2d) d = Transpose<perm=[0,2,3,1]>(c) e = Squeeze(d, one) r = Relu(e) "
         "f = ReduceMean<keepdims=0>(r, one) ", "r", Layout("nlc", (1, 6), 0, (6,))),
