@@ -39,6 +39,7 @@ ROWS: dict[str, Callable[[Settings], Rows]] = {
     "memory": memory,
     "installed": installed,
     "openvino": second_runtime,
+    "folder": folder,
 }
 
 

@@ -85,7 +85,7 @@ def _speed(home: Path, settings: Settings) -> Rows:
         ratios = [limit / mine for limit, mine in zip(limits, ours, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else 3 * ratios
         against = "CPU time of the stages / cores" if output.overlays else f"the model alone, batch {ALONE}"
-        note = f"{middle:.2f}; {1e3 / statistics.median(ours):.1f} pictures/s; other processes took {max(others):.0%} at most"
+        note = f"{middle:.2f}, {1e3 / statistics.median(ours):.1f}/s; other processes took {max(others):.0%} at most"
         yield Row("folder", f"ResNet-50, {SIZE[0]}x{SIZE[1]}, {what}, a picture", statistics.median(ours), against,
                   statistics.median(limits), middle, low, high, 0.9, "higher", note=note)  # fmt: skip
 
