@@ -74,14 +74,15 @@ def test_no_module_imports_the_package_itself() -> None:
 
 
 @pytest.mark.parametrize("leaf", ["onnxcam.runtime", "onnxcam.output", "onnxcam.picture"])
-def test_leaves_know_nothing_of_the_package_but_its_errors(leaf: str) -> None:
-    assert {t for t in imports(leaf) if t.startswith("onnxcam")} <= {"onnxcam.errors"}
+def test_leaves_know_nothing_of_the_package_but_its_errors_and_its_clock(leaf: str) -> None:
+    assert {t for t in imports(leaf) if t.startswith("onnxcam")} <= {"onnxcam.errors", "onnxcam.profiling"}
 
 
-def test_preprocessing_knows_pictures_and_errors_only() -> None:
+def test_preprocessing_knows_pictures_errors_and_the_clock_only() -> None:
     assert {t for t in imports("onnxcam.preprocess") if t.startswith("onnxcam")} == {
         "onnxcam.errors",
         "onnxcam.picture",
+        "onnxcam.profiling",
     }
 
 

@@ -12,6 +12,7 @@ from onnxcam.autodiff.engine import blockers, live_path
 from onnxcam.autodiff.one_token import of_one_token
 from onnxcam.autodiff.quantized import TWINS
 from onnxcam.errors import UnsupportedError, UsageError
+from onnxcam.finish import raw_map
 from onnxcam.graph.beside import beside
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.cut import HeadModel, head_after
@@ -43,13 +44,15 @@ class CutOutputs:
 class LayerOutputs:
     """The outputs for one target layer: `activations` (N, K, h, w) and `alpha`, broadcastable to it, float32.
 
-    Where the method makes the map itself, `activations` is that map (N, 1, H, W) and alpha is 1. cut: of methods that
-    run the head alone.
+    Where the method makes the map itself, `activations` is that map (N, 1, H, W) and alpha is 1. raw: their sum over
+    channels (N, 1, h, w), where alpha weighs whole channels: as a matrix product it costs less than copying A out. cut:
+    of methods that run the head alone.
     """
 
     layer: Layer
     activations: str
     alpha: str
+    raw: str | None
     cut: CutOutputs | None
 
 
@@ -92,7 +95,15 @@ class ExplainedModel:
     @cached_property
     def outputs(self) -> tuple[str, ...]:
         """What one run asks for."""
-        maps = (name for outputs in self.layers for name in (outputs.activations, outputs.alpha))
+        return self._outputs(*(name for outputs in self.layers for name in (outputs.activations, outputs.alpha)))
+
+    @cached_property
+    def summed_outputs(self) -> tuple[str, ...]:
+        """The same with each layer's sum in place of A and alpha, where all layers have one."""
+        raws = [outputs.raw for outputs in self.layers]
+        return self._outputs(*(raw for raw in raws if raw)) if all(raws) else self.outputs
+
+    def _outputs(self, *maps: str) -> tuple[str, ...]:
         scores = (self.score, self.index, self.logits, self.probabilities, *self.resolved.values())
         cuts = (name for outputs in self.layers if outputs.cut for name in outputs.cut.values)
         return tuple(dict.fromkeys((*maps, *(n for n in scores if n is not None), *cuts)))
@@ -285,8 +296,16 @@ def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **w
             layer,
             expose(f"activations{suffix}", activations, TensorProto.FLOAT, shape),
             expose(f"alpha{suffix}", alpha, TensorProto.FLOAT, [None, 1 if whole else layer.channels, None, None]),
+            expose_raw(suffix, layer, activations, alpha),
             expose_cut(suffix, heads[number]) if heads else None,
         )
+
+    def expose_raw(suffix: str, layer: Layer, activations: str, alpha: str) -> str | None:
+        weighs_channels = (context.graph.shape(alpha) or ())[1:] == (layer.channels, 1, 1)
+        if copies or row.loop is not None or row.combine != "sum" or layer.channels is None or not weighs_channels:
+            return None
+        raw = raw_map(context.op, layer, activations, alpha, fixed=True, rank=4)
+        return expose(f"raw{suffix}", raw, TensorProto.FLOAT, ["N", 1, *layer.grid])
 
     def expose_cut(suffix: str, cut: HeadModel) -> CutOutputs:
         g = context.graph

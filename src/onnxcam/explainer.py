@@ -179,7 +179,9 @@ class Explainer:
         if runtime not in RUNTIMES:
             raise UsageError(f"there is no runtime `{runtime}`", f"use one of {', '.join(RUNTIMES)}")
         if runtime == "openvino" and not (session_options is None and custom_ops_library is None):
-            raise UsageError("session options and custom operators are ONNX Runtime's", "leave them out with `openvino`")
+            raise UsageError(
+                "session options and custom operators are ONNX Runtime's", "leave them out with `openvino`"
+            )
 
         def session(rewritten: ModelProto) -> ModelSession:
             if runtime == "openvino":
@@ -447,24 +449,29 @@ class Explainer:
         runs = [self._run(*chunk, outputs=names) for chunk in self._chunks(array, rows)]
         return {name: np.concatenate([r[name] for r in runs]) for name in names}
 
-    def _checked_tensor(self, x: Any) -> npt.NDArray[Any]:
-        """Raises: UsageError where it is not what the model takes."""
     def built_in(self) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
         """What an exported file holds of the target, by role, and which roles stay inputs of it."""
         return self._explained.kind.built_in(Scene(self.labels, self._whole, self._outputs_of))
 
+    def _checked_tensor(self, x: Any) -> npt.NDArray[Any]:
+        """Raises: UsageError where it is not what the model takes."""
         image = self._explained.image
         array = np.asarray(x if hasattr(x, "__array__") or not hasattr(x, "__dlpack__") else np.from_dlpack(x))
-        size = self.preprocess.size
-        expected = tuple(image.bound(size)[1:])
+        expected, in_plane = self._sample_shapes
         if array.ndim == 0 or array.shape[1:] != expected or array.dtype != image.dtype:
             wanted = ", ".join(map(str, expected))
             raise UsageError(
                 f"`{image.name}` takes {image.dtype} (N, {wanted}), not {array.dtype} {array.shape}",
                 "pass the tensor that the model itself would be fed",
             )
-        in_plane = (image.channels, *size) if image.layout == "nchw" else (*size, image.channels)
         return np.ascontiguousarray(array.reshape(len(array), *in_plane))
+
+    @cached_property
+    def _sample_shapes(self) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+        """The shape of one sample as the model takes it, and with a signal or a volume laid out in a plane."""
+        image, size = self._explained.image, self.preprocess.size
+        in_plane = (image.channels, *size) if image.layout == "nchw" else (*size, image.channels)
+        return tuple(image.bound(size)[1:]), in_plane
 
     def _questions(self, targets: Iterable[TargetLike], view: View) -> list[Question]:
         scene = Scene(self.labels, view, self._outputs_of)
@@ -490,11 +497,14 @@ class Explainer:
         if len(tensor) == 0:
             return []
         asked = self._asked(questions, feeds)
-        return self._explanations(tensor, self._results(tensor, asked), asked, questions, views, pictures)
+        summed = self._explained.summed_outputs if self._combine == "sum" else None
+        return self._explanations(tensor, self._results(tensor, asked, summed), asked, questions, views, pictures)
 
-    def _results(self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Everything that one run of the model gives for each sample."""
-        runs = [self._run(*chunk) for chunk in self._chunks(tensor, asked)]
+    def _results(
+        self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What one run of the model gives for each sample; outputs: default all that an explanation can need."""
+        runs = [self._run(*chunk, outputs=outputs) for chunk in self._chunks(tensor, asked)]
         return runs[0] if len(runs) == 1 else {name: np.concatenate([r[name] for r in runs]) for name in runs[0]}
 
     def _resolved(
@@ -520,9 +530,9 @@ class Explainer:
         if self._aug_smooth:
             raws, values = self._smoothed(tensor, resolved, raws, values, views)
         clip = PIXEL_CLIP if raws[0].shape[1:] == self.preprocess.size else 100.0
-        sides = e.image.spatial(self.preprocess.size)
-        values = [v.reshape(sides) if len(sides) != 2 else v for v in values]
-        raws = [raw.reshape(len(raw), *self._sides(raw, o.layer)) for raw, o in zip(raws, e.layers, strict=True)]
+        if e.image.sides != 2:
+            values = [v.reshape(e.image.spatial(self.preprocess.size)) for v in values]
+            raws = [raw.reshape(len(raw), *self._sides(raw, o.layer)) for raw, o in zip(raws, e.layers, strict=True)]
         probabilities = results[e.probabilities] if e.probabilities else None
         ranked = probabilities if probabilities is not None else results[e.logits] if e.logits else None
         classes = [int(i) for i in results[e.index]] if e.index else [-1] * len(tensor)
@@ -596,10 +606,9 @@ class Explainer:
     ) -> list[npt.NDArray[np.float32]]:
         """The raw map (N, h, w) of each layer; facts: per sample, filled with what the method records."""
 
-        def rows(index: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-            return {role: value[index] for role, value in resolved.items()}
-
         e = self._explained
+        if e.method.loop is None and all(o.raw in results for o in e.layers):
+            return [results[o.raw][:, 0] for o in e.layers if o.raw]
         if e.method.loop is None:
             pairs = [(results[o.activations], results[o.alpha]) for o in e.layers]
             raws = [combined(*pair, self._combine, self._threads, self._sign) for pair in pairs]
@@ -608,6 +617,10 @@ class Explainer:
                     for i in np.flatnonzero(cancelled(*pair, raw)):
                         facts[int(i)]["cancelled"] = True
             return raws
+
+        def rows(index: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+            return {role: value[index] for role, value in resolved.items()}
+
         loop = Loop(
             x=x,
             axes=(2, 3) if e.image.layout == "nchw" else (1, 2),
@@ -695,10 +708,15 @@ class Explainer:
 
     def _named(self, asked: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """What is asked, by the names of the rewritten model's inputs, and what other inputs are always fed."""
-        e = self._explained
-        names = {**e.inputs, **{_role(name): name for name in e.image.others}}
-        always = {name: other.value for name, other in e.image.others.items() if not other.per_sample}
+        names, always = self._inputs
         return {**always, **{names[role]: rows for role, rows in asked.items()}}
+
+    @cached_property
+    def _inputs(self) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+        """The name of each role's input, and what the inputs with one value for all samples are fed."""
+        e = self._explained
+        always = {name: other.value for name, other in e.image.others.items() if not other.per_sample}
+        return {**e.inputs, **{_role(name): name for name in e.image.others}}, always
 
     def _asked(
         self, questions: Sequence[Question], feeds: Mapping[str, Any] | None = None
@@ -743,9 +761,7 @@ class Explainer:
             results = {name: value[:wanted] for name, value in results.items()}
         return {name: results[value] for name, value in zip(names, values, strict=True)}
 
-    def _named_target(
-        self, question: Question, resolved: Mapping[str, npt.NDArray[Any]], sample: int
-    ) -> str | None:
+    def _named_target(self, question: Question, resolved: Mapping[str, npt.NDArray[Any]], sample: int) -> str | None:
         decided = {role: rows[sample] for role, rows in resolved.items()}
         return self._explained.kind.label(question, decided, self.labels)
 

@@ -85,29 +85,26 @@ def _placed(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threa
 
 def _seen(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
     """The maps on the region of the picture that the model saw: one resize, from the map's grid."""
-    x0, y0, x1, y1 = view.region
-
-    def resized(kernel: Callable[..., Floats], maps: Floats) -> Floats:
-        y_scale, y_offset, x_scale, x_offset = view.map_grid(*maps.shape[1:])
-        return kernel(
-            maps,
-            y1 - y0,
-            x1 - x0,
-            y_scale=y_scale,
-            y_offset=y_offset + y0 * y_scale,
-            x_scale=x_scale,
-            x_offset=x_offset + x0 * x_scale,
-            threads=threads,
-        )
-
     if normalize == "minmax" and (len(raws) == 1 or fuse != "mean"):
-        seen = [resized(_core.saliency_maps, raw) for raw in raws]
+        seen = [_resized(_core.saliency_maps, raw, view, threads) for raw in raws]
     else:
         positive = [np.maximum(raw, np.float32(0)) for raw in raws]
-        seen = [resized(_core.resize_bilinear, _core.min_max(p) if normalize == "minmax" else p) for p in positive]
+        scaled = [_core.min_max(maps) if normalize == "minmax" else maps for maps in positive]
+        seen = [_resized(_core.resize_bilinear, maps, view, threads) for maps in scaled]
         if len(seen) == 1 or fuse != "mean":
             seen = [_normalized(maps, normalize) for maps in seen]
     return seen[0] if len(seen) == 1 else _normalized(FUSIONS[fuse](np.stack(seen)), normalize)
+
+
+def _resized(kernel: Callable[..., Floats], maps: Floats, view: View, threads: int) -> Floats:
+    """By one of the kernels that resize, on the region of the picture that the model saw."""
+    x0, y0, x1, y1 = view.region
+    y_scale, y_offset, x_scale, x_offset = view.map_grid(*maps.shape[1:])
+    y_offset, x_offset = y_offset + y0 * y_scale, x_offset + x0 * x_scale
+    height, width = y1 - y0, x1 - x0
+    return kernel(
+        maps, height, width, y_scale=y_scale, y_offset=y_offset, x_scale=x_scale, x_offset=x_offset, threads=threads
+    )
 
 
 def _normalized(seen: Floats, normalize: str) -> Floats:
