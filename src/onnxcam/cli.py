@@ -696,6 +696,8 @@ def _export(arguments: argparse.Namespace) -> int:
     console.print_line(f"in       {', '.join(done.inputs)}")
     console.print_line(f"out      {', '.join(done.outputs)}")
     console.print_line(f"size     {done.added_nodes:+} nodes, {done.added_bytes:+,} bytes ({share:+.1%})")
+    work = done.added_multiply_adds / (done.multiply_adds - done.added_multiply_adds)
+    console.print_line(f"work     {done.added_multiply_adds:+,} multiply-adds ({work:+.1%})")
     console.print_line(f"runs on  ONNX Runtime {done.onnxruntime} and newer (opset {done.opset})")
     if done.check is None:
         console.print_warning("not compared with the model (--no-verify)")

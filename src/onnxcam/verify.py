@@ -19,6 +19,7 @@ from onnxcam.autodiff.engine import live_path
 from onnxcam.errors import UnsupportedError
 from onnxcam.explained import Size, open_graph
 from onnxcam.graph.build import Builder, tensor_info
+from onnxcam.graph.cost import multiply_adds
 from onnxcam.graph.cut import head_after
 from onnxcam.graph.head import ACTIVATIONS, classifier_head
 from onnxcam.graph.index import Graph, Node
@@ -209,7 +210,8 @@ def _evaluator(
         got = session.run({layer: a.astype(np.float32), **feeds})
         return np.array([float((got[o].astype(np.float64) * p).sum()) for o, p in projections.items()])
 
-    if _multiplications(head, {layer: start.shape, **{n: a.shape for n, a in feeds.items()}}) > SMALL_HEAD:
+    shapes = {layer: start.shape, **{n: a.shape for n, a in feeds.items()}}
+    if multiply_adds(Graph(head, shapes=shapes)) > SMALL_HEAD:
         return "float32", float32
     from onnx.reference import ReferenceEvaluator
 
@@ -226,20 +228,6 @@ def _evaluator(
     except Exception:  # onnx.reference raises whatever its operators raise; ONNX Runtime is the oracle then
         agrees = False
     return ("float64", float64) if agrees else ("float32", float32)
-
-
-def _multiplications(head: ModelProto, shapes: Mapping[str, Sequence[int]]) -> int:
-    graph = Graph(head, shapes={n: list(s) for n, s in shapes.items()})
-    total = 0
-    for node in graph.nodes:
-        shape = graph.shape(node.outputs[0]) or ()
-        size = math.prod(d for d in shape if isinstance(d, int))
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            weights = [d for d in graph.shape(node.inputs[1]) or () if isinstance(d, int)]
-            made = shape[1] if node.op_type.startswith("Conv") else shape[-1]
-            size *= max(math.prod(weights) // (made if isinstance(made, int) and made else 1), 1)
-        total += size
-    return total
 
 
 def smoothed(model: ModelProto) -> ModelProto:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -301,6 +302,17 @@ def test_the_file_grows_by_a_hundredth_and_20_kb_at_most(tmp_path: Path) -> None
     assert done.added_bytes <= 0.01 * before + 20_000
 
 
+def test_the_work_told_is_the_models_own_and_what_the_map_takes(toy_file: Path, tmp_path: Path) -> None:
+    """A 3 x 3 convolution of stride 2 to 5 channels on 8 x 8 cells, ReLU, pooling, 5 x 4 weights; pictures 16 x 16."""
+    done = export(toy_file, tmp_path / "m.onnx", size=(16, 16), class_input="none", target=1, threads=1)
+    own = 64 * 5 * 27 + 64 * 5 + 64 * 5 + 5 * 4
+    assert done.multiply_adds - done.added_multiply_adds == own
+    total = 5 * 64  # the sum over channels
+    enlarging = 16 * 8 * 8 + 16 * 16 * 8
+    corners = 16 * 8 * 8 + 16 * 16 * 8  # at twice the size every line of pixels may hold an extreme
+    assert total + enlarging + corners < done.added_multiply_adds < total + enlarging + corners + 1500
+
+
 def test_the_same_export_gives_the_same_bytes(tmp_path: Path) -> None:
     code = "import sys; from onnxcam import export; export(sys.argv[1], sys.argv[2], method='gradcam++', verify=False)"
     for seed in ("1", "2"):
@@ -590,7 +602,8 @@ def test_the_command_tells_size_check_and_cost(tmp_path: Path, capsys: pytest.Ca
     assert cli.main(["export", str(DEMO), "-o", str(file), "--target", "arrow", "--target", "1", "--threads", "1"]) == 0
     said = capsys.readouterr().out
     added = file.stat().st_size - DEMO.stat().st_size
-    assert f"{added:+,} bytes" in said and "predictions identical to the model's" in said
+    assert f"{added:+,} bytes" in said and re.search(r"work +\+[\d,]+ multiply-adds \(\+\d\.\d%\)", said)
+    assert "predictions identical to the model's" in said
     assert "x the plain model's time" in said
     assert run(file, image=pictures(1))["heatmap"].shape == (1, 2, 128, 128)
 
