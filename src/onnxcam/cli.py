@@ -613,6 +613,9 @@ def _explain_many(arguments: argparse.Namespace) -> int:
 
     if arguments.output is None:
         raise UsageError("several pictures need a folder to go to", "name one: `-o out`")
+    for name in ("per_box", "inside", *_OF_BOXES):
+        if getattr(arguments, name) not in (None, False):
+            raise UsageError(f"--{name.replace('_', '-')} is for a single picture", "explain them one by one")
     sources, folder = Sources(), Path(arguments.output)
     if arguments.manifest is not None:
         sources.add_manifest(arguments.manifest)

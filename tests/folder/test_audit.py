@@ -239,9 +239,11 @@ def test_a_picture_that_the_model_fails_on_is_an_error_and_the_rest_of_its_batch
         return explain(tensor, questions, views, loaded)
 
     monkeypatch.setattr(explainer, "_explain", fails)
-    done = run(explainer, pictures, tmp_path / "out", batch=6)
-    assert (done.explained, done.errors) == (5, 1)
-    assert [r["name"] for r in read_records(tmp_path / "out") if r["status"] == "error"] == ["d.png"]
+    for batch in (6, 1):
+        out = tmp_path / f"out{batch}"
+        done = run(explainer, pictures, out, batch=batch)
+        assert (done.explained, done.errors) == (5, 1)
+        assert [r["name"] for r in read_records(out) if r["status"] == "error"] == ["d.png"]
     monkeypatch.setattr(explainer, "_explain", lambda *a: (_ for _ in ()).throw(ModelError("broken", "none")))
     with pytest.raises(ModelError, match="broken"):
         run(explainer, pictures, tmp_path / "other", batch=6)

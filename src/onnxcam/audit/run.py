@@ -124,7 +124,7 @@ def audit(
 
     Decoding, the model, and drawing and writing overlap; 2 + runners batches are in memory, however many pictures.
 
-    Raises: OutputError, UsageError (settings, target), ModelError where the model fails on every picture of a batch.
+    Raises: OutputError, UsageError (settings, target), ModelError where the model fails on the first pictures.
     """
     begun, output = time.monotonic(), output or Output()
     if batch < 1:
@@ -195,6 +195,7 @@ class Stages:
 
     def __init__(self, explainer: Explainer, output: Output, out: Destination, max_pixels: int) -> None:
         self.explainer, self.output, self.out, self.max_pixels = explainer, output, out, max_pixels
+        self._worked = False
 
     def load(self, item: Item) -> Picture:
         """The picture of an item. Raises: PictureError."""
@@ -214,16 +215,18 @@ class Stages:
         return _Prepared(picture, tensor, view, question)
 
     def run(self, batch: list[_Prepared]) -> Sequence[Explanation | OnnxCamError]:
-        """The model on a batch; one by one where it fails on the batch. Raises: ModelError where it fails on all."""
+        """The model on a batch; one by one where it fails on the batch.
+
+        Raises: ModelError where it fails on every picture of it and has not worked on any before.
+        """
         try:
-            return self._explained(batch)
+            found: list[Explanation | OnnxCamError] = list(self._explained(batch))
         except ModelError as error:
-            if len(batch) == 1:
+            found = list(self._one_by_one(batch)) if len(batch) > 1 else [error]
+            if not self._worked and all(isinstance(f, ModelError) for f in found):
                 raise
-            found = list(self._one_by_one(batch))
-            if all(isinstance(f, ModelError) for f in found):
-                raise error
-            return found
+        self._worked = True
+        return found
 
     def _explained(self, batch: list[_Prepared]) -> list[Explanation]:
         return self.explainer._explain(
