@@ -4,6 +4,7 @@ The order and the constants are pytorch-grad-cam's, so that the numbers are: ReL
 resolution, half-pixel bilinear resize, min-max once more.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,6 +18,9 @@ from onnxcam.profiling import stage
 Floats = npt.NDArray[np.float32]
 
 NORMALIZATIONS = ("minmax", "max", "none")
+
+MAX_CELLS = 2**31
+"""Most values that the maps made at once may hold, 8 GiB; a limit, for models and pictures from elsewhere."""
 
 
 def check_options(normalize: str, fuse: str) -> None:
@@ -46,7 +50,14 @@ def saliency_maps(
     stays the score's 0; `none` keeps the units of the score, comparable between pictures. fuse: how several layers
     become one map, a key of FUSIONS. A map without positive values is 0 everywhere; one with NaN is NaN everywhere,
     so that it is seen.
+
+    Raises: UsageError for more than MAX_CELLS values at once.
     """
+    if (cells := sum(math.prod(view.picture_size) for view in views)) > MAX_CELLS:
+        raise UsageError(
+            f"{len(views)} maps hold {cells:,} values at once, more than {MAX_CELLS:,}",
+            "explain fewer classes or smaller pictures at once, or raise `onnxcam.saliency.MAX_CELLS`",
+        )
     if views and views.count(views[0]) == len(views):
         return list(_placed(raws, views[0], normalize, fuse, threads))
     samples = ([maps[i : i + 1] for maps in raws] for i in range(len(views)))

@@ -24,6 +24,9 @@ _PASSIVE = frozenset(
 _DOMAINS = ("", "com.microsoft")
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
+MAX_CLASSES = 2**20
+"""Most classes of a model: a limit, for models from elsewhere."""
+
 
 @dataclass(frozen=True)
 class Head:
@@ -50,6 +53,11 @@ def classifier_head(graph: Graph, output: str | None = None) -> Head:
         raise UnsupportedError(
             f"no output holds one score per class: {output_listing(graph)}",
             "onnxcam explains classifiers, with an output (N, classes)",
+        )
+    if heads[0].classes > MAX_CLASSES:
+        raise UnsupportedError(
+            f"output `{heads[0].output}` holds {heads[0].classes:,} scores, more than {MAX_CLASSES:,} classes",
+            "if it is a classifier that you trust, raise `onnxcam.graph.head.MAX_CLASSES`",
         )
     return heads[0]
 
