@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from kill import MODEL
 
-from onnxcam.errors import UnsupportedError, UsageError
+from onnxcam.errors import ModelError, UsageError
 from onnxcam.explainer import Explainer
 
 
@@ -20,5 +20,5 @@ def test_classes_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxcam.graph.head.MAX_CLASSES", 10)
     assert Explainer(MODEL).classes == 10
     monkeypatch.setattr("onnxcam.graph.head.MAX_CLASSES", 9)
-    with pytest.raises(UnsupportedError, match="holds 10 scores, more than 9 classes"):
+    with pytest.raises(ModelError, match="holds 10 scores, more than 9 classes"):
         Explainer(MODEL)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxcam.errors import UnsupportedError, UsageError
+from onnxcam.errors import ModelError, UnsupportedError, UsageError
 from onnxcam.graph.index import Graph, Node, Shape
 
 ACTIVATIONS = ("Softmax", "LogSoftmax", "Sigmoid")
@@ -44,7 +44,8 @@ class Head:
 def classifier_head(graph: Graph, output: str | None = None) -> Head:
     """The head of a classifier, at `output` (default: the first output with one score per class).
 
-    Raises: UsageError for an unknown output, UnsupportedError where no output holds one score per class.
+    Raises: UsageError for an unknown output, UnsupportedError where no output holds one score per class, ModelError
+    for more than MAX_CLASSES.
     """
     if output is not None and output not in graph.outputs:
         raise UsageError(f"the model has no output `{output}`", f"its outputs: {output_listing(graph)}")
@@ -55,7 +56,7 @@ def classifier_head(graph: Graph, output: str | None = None) -> Head:
             "onnxcam explains classifiers, with an output (N, classes)",
         )
     if heads[0].classes > MAX_CLASSES:
-        raise UnsupportedError(
+        raise ModelError(
             f"output `{heads[0].output}` holds {heads[0].classes:,} scores, more than {MAX_CLASSES:,} classes",
             "if it is a classifier that you trust, raise `onnxcam.graph.head.MAX_CLASSES`",
         )
