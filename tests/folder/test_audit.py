@@ -274,6 +274,16 @@ def test_nothing_is_written_outside_the_folder(explainer: Explainer, pictures: P
     assert list((tmp_path / "away").iterdir()) == []
 
 
+def test_records_lead_to_the_pictures_through_links_too(explainer: Explainer, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep" / "real").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "real")
+    (tmp_path / "linked").symlink_to(pictures)
+    run(explainer, tmp_path / "linked", tmp_path / "link")
+    for record in read_records(tmp_path / "link"):
+        assert (tmp_path / "link" / record["picture"]).samefile(pictures / record["name"])
+    assert run(explainer, pictures, tmp_path / "deep" / "real").before == 6
+
+
 def test_an_output_folder_among_the_pictures_is_not_explained(
     explainer: Explainer, pictures: Path, tmp_path: Path
 ) -> None:
@@ -310,7 +320,7 @@ def test_a_full_disk_ends_the_run_and_what_is_finished_is_kept(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        run(explainer, pictures, tmp_path / "out", batch=1, workers=1)
+        run(explainer, pictures, tmp_path / "out", batch=1, workers=1, runners=1)
     monkeypatch.undo()
     assert len(list(read_records(tmp_path / "out"))) == 3
     assert sorted(p.name for p in (tmp_path / "out" / "overlays").iterdir()) == [f"{c}.png.cam.png" for c in "abc"]

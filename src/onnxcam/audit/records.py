@@ -94,10 +94,18 @@ def _expected(expected: str | int | None, labels: tuple[str, ...] | None, classe
 
 
 def _relative(path: str, folder: str | os.PathLike[str]) -> str:
+    """The path to a picture from where the folder really is: a link to the folder leads to it all the same."""
+    parent, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 - the picture itself may be a link
+    picture = os.path.join(_real(parent), name)  # noqa: PTH118
     try:
-        return Path(os.path.relpath(path, folder)).as_posix()
+        return Path(os.path.relpath(picture, _real(os.path.abspath(folder)))).as_posix()  # noqa: PTH100
     except ValueError:  # another drive
-        return Path(path).resolve().as_posix()
+        return Path(picture).as_posix()
+
+
+@lru_cache(1000)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _statistics(explanation: Explanation) -> Record:
