@@ -324,6 +324,9 @@ def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **w
         return expose(role, value, context.graph.dtype(value), ["N", *shape[1:]] if shape else ["N"])
 
     index, classes, probabilities = target.index, target.classes, target.probabilities
+    if not kind.has_class:  # what the target reads can be asked for, like the model's own outputs
+        inner = [value for value in kind.reads if value not in graph.outputs and graph.producer(value) is not None]
+        outputs += [tensor_info(value, graph.dtype(value), graph.shape(value)) for value in inner]
     return ExplainedModel(
         layers=tuple(expose_map(i, layer, *pair) for i, (layer, pair) in enumerate(zip(layers, maps, strict=True))),
         score=expose("score", target.score, TensorProto.FLOAT, ["N"]),

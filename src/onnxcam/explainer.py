@@ -443,8 +443,12 @@ class Explainer:
         return self._explain(array, questions, [self._whole] * n, [None] * n, feeds)
 
     def outputs(self, x: Any) -> dict[str, npt.NDArray[Any]]:
-        """The model's own outputs for model-ready samples (N, ...), by name, without the gradient."""
-        array, names = self._checked_tensor(x), self._explained.graph.outputs
+        """The model's own outputs for model-ready samples (N, ...), by name, without the gradient.
+
+        Where the target is no class, also the other values of the model that it reads.
+        """
+        array, e = self._checked_tensor(x), self._explained
+        names = tuple(dict.fromkeys((*e.graph.outputs, *(() if e.kind.has_class else e.kind.reads))))
         rows = {role: np.repeat(value, len(array), axis=0) for role, value in self._probe(1).items()}
         runs = [self._run(*chunk, outputs=names) for chunk in self._chunks(array, rows)]
         return {name: np.concatenate([r[name] for r in runs]) for name in names}

@@ -197,6 +197,14 @@ def test_a_picture_is_as_like_itself_as_can_be_and_its_embedding_is_the_referenc
     assert found.label == "like other.npy"
 
 
+def test_a_value_inside_the_model_may_be_the_embedding(x: np.ndarray) -> None:
+    made = Explainer(network(), target=Similarity(output="f"), layer="a", threads=1)
+    pooled = made.outputs(x)["f"]
+    np.testing.assert_allclose(pooled, [features(sample).mean(axis=(1, 2)) for sample in x], rtol=1e-5)
+    picture = load_picture(np.full((4, 4), 90, np.uint8))
+    assert made(picture, Similarity(picture)).score == pytest.approx(1, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("reference", "said"),
     [

@@ -15,7 +15,6 @@ from onnxcam.graph.index import Graph
 from onnxcam.graph.signature import ImageInput
 from onnxcam.targets.classes import (
     class_number,
-    class_probabilities,
     matrix,
     number,
     one_hot_rows,
@@ -69,9 +68,8 @@ class AgainstKind(TargetKind):
             rival = op.Where(op.Less(names[RIVAL_INDEX], 0), op.ArgMax(others, axis=1, keepdims=0), names[RIVAL_INDEX])
             cotangent = op.Sub(own, one_hot_rows(op, rival, head.classes))
             score = op.ReduceSum(op.Mul(logits, cotangent), [1], keepdims=0)
-            probabilities = class_probabilities(op, head)
         decided = {CLASS_INDEX: index, RIVAL_INDEX: rival}
-        return Target(score, logits, cotangent, index, logits, probabilities, decided)
+        return Target(score, logits, cotangent, index, logits, None, decided)
 
     def question(self, asked: Any, scene: Scene) -> Question:
         chosen = self.default if asked is None else asked
