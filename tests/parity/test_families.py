@@ -1,4 +1,7 @@
-"""One network per family, nothing stated: the automatic layer, its layout and grid, and pytorch-grad-cam's map."""
+"""One network per family, nothing stated: the automatic layer, its layout and grid, and pytorch-grad-cam's map.
+
+Of signals and volumes: the map that autograd makes, before it is enlarged.
+"""
 
 import json
 from functools import cache
@@ -53,3 +56,26 @@ def test_the_map_at_the_automatic_layer_equals_pytorch_grad_cams(name: str) -> N
         assert wanted.max() > 0.9
         np.testing.assert_allclose(explanation.values, wanted, rtol=0, atol=2e-5)
         assert explanation.provenance["grids"] == [list(FAMILIES[name][1].grid)]
+
+
+OTHER_SIDES = {
+    "signal": Layout("ncl", (1, 50), 0, (50,)),
+    "signal_transformer": Layout("nlc", (1, 25), 1, (25,)),
+    "volume": Layout("ncdhw", (12, 5), 0, (3, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("exporter", ["legacy", "dynamo"])
+@pytest.mark.parametrize("name", OTHER_SIDES)
+def test_the_raw_map_of_a_signal_or_a_volume_equals_autograds(name: str, exporter: str) -> None:
+    file = HERE / "goldens_more" / f"{name}.{exporter}.onnx"
+    with np.load(HERE / "goldens_more" / "sides.npz") as stored:
+        x, logits, A, raw = (stored[f"{name}.{key}"] for key in ("x", "logits", "A", "raw"))
+    chosen = check(file).automatic
+    assert chosen is not None and chosen.layer.layout == OTHER_SIDES[name] and chosen.layer.channels == A.shape[1]
+    explanations = Explainer(file, threads=1).explain_tensor(x, [3, 5])
+    for i, explanation in enumerate(explanations):
+        np.testing.assert_allclose(explanation.score, logits[i, [3, 5][i]], atol=1e-5)
+        np.testing.assert_allclose(explanation.raw, raw[i], rtol=1e-4, atol=1e-5 * np.abs(raw).max())
+        assert explanation.values.shape == x.shape[2:] and explanation.raw.shape == OTHER_SIDES[name].sides
+    assert np.abs(raw[0] - raw[1]).max() > 0.1 * np.abs(raw).max()
