@@ -43,7 +43,7 @@ from onnxcam.presets import (
     ultralytics,
     ultralytics_labels,
 )
-from onnxcam.runtime import RUNTIMES, ModelSession, OpenVinoSession, Session
+from onnxcam.runtime import RUNTIMES, ModelSession, OpenVinoSession, Session, serialised
 from onnxcam.saliency import check_options, saliency_maps, volume_maps
 from onnxcam.targets import Question, Scene, TargetSpec
 
@@ -153,7 +153,6 @@ class Explainer:
         self.labels, labels_told = _labels(labels, properties, explained.head.classes, stated, file.folder)
         notes.extend(explained.notes)
         notes += [f"preprocessing: {self._preprocess_source}", *told, *labels_told]
-        self._explained = explained
         self._score = score
         self._normalize = normalize
         self._fuse = fuse
@@ -183,7 +182,7 @@ class Explainer:
                 "session options and custom operators are ONNX Runtime's", "leave them out with `openvino`"
             )
 
-        def session(rewritten: ModelProto) -> ModelSession:
+        def session(rewritten: ModelProto | bytes) -> ModelSession:
             if runtime == "openvino":
                 (config,) = provider_options or ({},)
                 device = (providers or ("CPU",))[0].upper()
@@ -199,17 +198,21 @@ class Explainer:
             )
 
         self._open = session
-        self._session = session(explained.model)
-        self._heads = [HeadRunner(o.cut.head, session(o.cut.head.model)) for o in explained.layers if o.cut is not None]
-        # The sessions hold the weights: rewritten proto and graph are not needed any more, nor is the file (`folder`).
+        # A session holds the weights: it is made of the serialised model alone, when rewritten proto, graph and file
+        # are gone; the head behind the layer is cut out before.
+        cut_out = explained.target_head if explained.inputs else None
+        self._head_model = cut_out() if cut_out is not None else None
         bare = Graph(graph.model, weights={}, shapes=graph.shapes, folder=folder, notes=graph.notes)
-        self._explained = replace(explained, model=type(file.model)(), graph=bare)
+        whole, name = serialised(explained.model), file.name
+        self._explained = e = replace(explained, model=ModelProto(), graph=bare, target_head=None)
+        del file, graph, explained, cut_out
+        self._session = session(whole)
+        self._heads = [HeadRunner(o.cut.head, session(o.cut.head.model)) for o in e.layers if o.cut is not None]
         notes += self._check_heads(bound) if self._heads else []
         self.notes: tuple[str, ...] = tuple(notes)
         for note in notes:
-            logger.info("%s: %s", file.name, note)
+            logger.info("%s: %s", name, note)
         # Rewriting held the weights several times over; what it freed is given back before the first picture.
-        del file, graph, explained
         _core.release_free_memory()
 
     @cached_property
@@ -399,7 +402,7 @@ class Explainer:
     def _target_head(self) -> HeadRunner | None:
         """The head from A to score and alpha, where nothing crosses beside the layer and it runs in batches."""
         e = self._explained
-        model = e.target_head() if e.target_head is not None and e.inputs else None
+        model = self._head_model
         if model is None or model.crossing:
             return None
         head = HeadRunner(model, self._open(model.model))

@@ -87,12 +87,12 @@ class ModelSession(Protocol):
 
 
 class Session:
-    """One ONNX Runtime session over a model. Safe to run from many threads."""
+    """One ONNX Runtime session over a model, serialised or not. Safe to run from many threads."""
 
     @stage("session")
     def __init__(
         self,
-        model: ModelProto,
+        model: ModelProto | bytes,
         *,
         providers: Sequence[str] | None = None,
         provider_options: Sequence[Mapping[str, Any]] | None = None,
@@ -118,9 +118,10 @@ class Session:
                 ) from error
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        whole = model if isinstance(model, bytes) else serialised(model)
         try:
             self._session = ort.InferenceSession(
-                model.SerializeToString(),
+                whole,
                 options,
                 providers=names,
                 provider_options=[dict(o) for o in provider_options] if provider_options else None,
@@ -168,7 +169,7 @@ class OpenVinoSession:
     @stage("session")
     def __init__(
         self,
-        model: ModelProto,
+        model: ModelProto | bytes,
         *,
         device: str = "CPU",
         config: Mapping[str, Any] | None = None,
@@ -186,7 +187,8 @@ class OpenVinoSession:
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = core.compile_model(core.read_model(_embedded(model, folder)), device, settings)
+            read = core.read_model(_embedded(model, folder))
+            self._compiled = core.compile_model(read, device, settings)
         except RuntimeError as error:  # OpenVINO raises nothing else
             raise ModelError(
                 f"OpenVINO {openvino.__version__} cannot load the model: {_last_line(error)}",
@@ -195,7 +197,7 @@ class OpenVinoSession:
         self.providers: tuple[str, ...] = (f"OpenVINO {device}",)
         self.versions: Mapping[str, str] = {"openvino": metadata.version("openvino")}
         self._ports = {name: i for i, port in enumerate(self._compiled.outputs) for name in port.names}
-        self.outputs = tuple(output.name for output in model.graph.output)
+        self.outputs = tuple(port.get_any_name() for port in self._compiled.outputs)
         self._idle: LifoQueue[Any] = LifoQueue()
 
     @stage("run")
@@ -216,19 +218,25 @@ class OpenVinoSession:
             self._idle.put(request)
 
 
-def _embedded(model: ModelProto, folder: Path | None) -> bytes:
-    """The model with its external data inside. Raises: ModelError above the 2 GiB that one buffer may have."""
-    if folder is not None and any(external_data_helper.uses_external_data(t) for t in model.graph.initializer):
-        whole = ModelProto()
-        whole.CopyFrom(model)
-        external_data_helper.load_external_data_for_model(whole, str(folder))
-        model = whole
+def serialised(model: ModelProto) -> bytes:
+    """The model as one buffer. Raises: ModelError above the 2 GiB that one may have."""
     if model.ByteSize() >= 2**31:
         raise ModelError(
-            "OpenVINO is given the explained model in memory, and this one has over 2 GiB",
-            "run it with ONNX Runtime, or `onnxcam export` it and load the file",
+            "the model has over 2 GiB of weights in memory, more than a runtime takes in one buffer",
+            "save it with external data and give its path",
         )
     return bytes(model.SerializeToString())
+
+
+def _embedded(model: ModelProto | bytes, folder: Path | None) -> bytes:
+    """The model with its external data inside."""
+    if folder is not None:
+        whole = ModelProto.FromString(model) if isinstance(model, bytes) else model
+        if any(external_data_helper.uses_external_data(tensor) for tensor in whole.graph.initializer):
+            model = ModelProto()
+            model.CopyFrom(whole)
+            external_data_helper.load_external_data_for_model(model, str(folder))
+    return model if isinstance(model, bytes) else serialised(model)
 
 
 def _refused(runtime: str, feeds: Mapping[str, Array], error: Exception) -> ModelError:
