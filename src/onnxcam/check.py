@@ -17,7 +17,7 @@ from onnxcam.graph.layers import Layer, Layers
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput
 from onnxcam.methods import METHODS, possible_methods
-from onnxcam.targets import default_kind
+from onnxcam.targets import TargetSpec, default_kind
 
 _NUMBERS: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -144,24 +144,27 @@ def check(
     input_layout: str | None = None,
     input_name: str | None = None,
     feeds: Mapping[str, Any] | None = None,
+    target: TargetSpec | None = None,
+    automatic: str | None = None,
 ) -> CheckReport:
     """Read a model and report whether and where it can be explained; candidate layers come best first.
 
     That is the automatic one, then those that gradients reach, deepest first, then the others.
 
-    input_name, feeds: of models with several inputs, as for Explainer.
+    input_name, feeds: of models with several inputs, as for Explainer. target: what is explained where it is no class;
+    automatic: the layer that serves it best, where that is known.
 
     Raises: ModelError where the file cannot be read at all; an unsupported model is a report with a `problem`.
     """
     file = read(source)
     graph, image, bound = open_graph(file, size=size, input_layout=input_layout, input_name=input_name, feeds=feeds)
     try:
-        kind = default_kind(graph, image)
+        kind = default_kind(graph, image) if target is None else target.bind(graph, image)
     except UnsupportedError as error:
         return CheckReport(file, graph, image, bound, None, (), None, error)
     head = kind.head
     blocked = blockers(graph, head.logits)
-    found = Layers(graph, image.name, image.layout, head.logits)
+    found = Layers(graph, image.name, image.layout, *kind.reads)
     picture = input_layer(graph, image)
 
     def reported(layer: Layer) -> LayerReport:
@@ -172,7 +175,7 @@ def check(
         return LayerReport(layer, methods, tuple(sorted(blocked.get(layer.name, ()))), gone)
 
     best = (found.before_enlarging if kind.on_map else found.automatic) if found.candidates else None
-    automatic = best.name if best else None
+    automatic = automatic or (best.name if best else None)
     order = sorted(
         map(reported, reversed(found.candidates)),
         key=lambda r: (r.layer.name != automatic, not r.methods, bool(r.blockers), r.vanishes),

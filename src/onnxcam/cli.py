@@ -829,7 +829,12 @@ def _layers(arguments: argparse.Namespace) -> int:
 
     report = check(arguments.model, size=arguments.size, input_layout=arguments.input_layout, **_inputs(arguments))
     if report.head is None and report.problem is not None:
-        raise report.problem
+        from onnxcam.detection.read import checked
+
+        found = checked(arguments.model, arguments.size, arguments.input_layout) if arguments.preview is None else None
+        if found is None:
+            raise report.problem
+        report = found[1]
     shown = report.layers if arguments.preview is None else _preview(arguments, report)
     if arguments.json:
         console.print_json([layer_json(layer) for layer in shown])
@@ -893,6 +898,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
     where = {"size": arguments.size, "input_layout": arguments.input_layout, **_inputs(arguments)}
     report = check(arguments.model, **where)
+    detector = None
+    if report.head is None:
+        from onnxcam.detection.read import checked
+
+        detector, report = checked(arguments.model, arguments.size, arguments.input_layout) or (None, report)
     verification = None
     if arguments.verify:
         from onnxcam.verify import verify
@@ -929,7 +939,10 @@ def _check(arguments: argparse.Namespace) -> int:
         raise report.problem
     assert report.head is not None and report.automatic is not None
     end = f", behind a {report.head.activation}" if report.head.activation else ""
-    console.print_line(f"score    {report.head.classes} classes, logits `{report.head.logits}`{end}")
+    if detector is not None:
+        console.print_line(f"detector {detector}")
+    else:
+        console.print_line(f"score    {report.head.classes} classes, logits `{report.head.logits}`{end}")
     chosen = report.automatic
     sides = "x".join(map(str, chosen.layer.layout.shape))
     console.print_line(f"layer    {chosen.layer.name} ({chosen.layer.op_type}, {chosen.layer.channels} channels, {sides}); "

@@ -400,6 +400,11 @@ def _terms(graph: Graph, layout: HeadLayout, box_score: str) -> Iterable[Term]:
             yield Term(value, open_layout.shapes[i], bare, edges, layout.is_batched)
 
 
+def class_terms(graph: Graph, layout: HeadLayout) -> Iterable[Term]:
+    """The values that the score of a class reads."""
+    return _terms(graph, layout, "class")
+
+
 def _with_outputs(model: ModelProto, graph: Graph, values: Sequence[str]) -> ModelProto:
     """The model, with values from its inside among its outputs."""
     missing = [value for value in values if value not in graph.outputs]

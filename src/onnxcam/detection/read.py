@@ -1,13 +1,19 @@
-"""What a user says of boxes: which of them, and anchors in a file."""
+"""What the command line asks of a detector: which boxes, anchors in a file, a report of its layers."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from onnxcam.check import CheckReport, check
 from onnxcam.detection.decode import Array
-from onnxcam.detection.detector import Detector
-from onnxcam.errors import UsageError
+from onnxcam.detection.detector import Detector, class_terms
+from onnxcam.detection.neck import shared_map
+from onnxcam.detection.recognise import KINDS, is_detector, recognised
+from onnxcam.detection.target import BoxTarget
+from onnxcam.errors import UnsupportedError, UsageError
+from onnxcam.explained import Size, open_graph
+from onnxcam.graph.read import ModelSource, read
 from onnxcam.picture import Picture
 from onnxcam.targets import class_number
 
@@ -26,6 +32,24 @@ def anchors_from(path: str) -> Array:
             "give numbers of shape [A, 4]: centre x, centre y, width and height in pixels of the model's input",
         )
     return np.asarray(anchors, np.float64)
+
+
+def checked(source: ModelSource, size: Size | None, input_layout: str | None) -> tuple[str, CheckReport] | None:
+    """What kind of detector a model is, in words, and its layers, the one that serves all boxes first; None of another
+    model."""
+    file = read(source)
+    graph, image, bound = open_graph(file, size=size, input_layout=input_layout)
+    if not is_detector(graph, bound):
+        return None
+    try:
+        found = recognised(graph, bound)
+    except UnsupportedError:
+        return None
+    terms = tuple(class_terms(graph, found.layout))
+    layer = shared_map(graph, [term.value for term in terms], image.name, bound)
+    target = BoxTarget(terms, found.layout.classes)
+    report = check(file, size=size, input_layout=input_layout, target=target, automatic=layer)
+    return f"{found.kind}: {KINDS[found.kind][1]}", report
 
 
 def chosen_boxes(
