@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.classes import classes
 from benchmarks.folder import folder
+from benchmarks.exporting import exporting
 from benchmarks.gradients import input_gradient
 from benchmarks.installed import installed
 from benchmarks.kernels import kernels
@@ -33,6 +34,7 @@ ROWS: dict[str, Callable[[Settings], Rows]] = {
     "startup": startup,
     "input_gradient": input_gradient,
     "kernels": kernels,
+    "export": exporting,
     "classes": classes,
     "peers": peers,
     "methods": methods,

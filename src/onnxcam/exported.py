@@ -53,8 +53,8 @@ PREDICTION_TOLERANCE = 1e-6
 BAKED_TOLERANCE = 1e-3
 """Where the file normalises pictures itself: its rounding differs from that of the table that Python uses."""
 
-# The first ONNX Runtime that runs an opset: tried, from 1.15 on, the oldest for Python 3.11.
-_ONNXRUNTIME = {18: "1.15", 19: "1.16", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23", 24: "1.24"}
+# The first ONNX Runtime that runs an opset: tried.
+_ONNXRUNTIME = {18: "1.14", 19: "1.16", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23", 24: "1.24"}
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,29 @@ def test_what_is_added_are_operators_of_the_standard_and_the_file_is_valid(
     assert {o.domain: o.version for o in file.opset_import}[""] == max(18, source.opset_import[0].version)
 
 
+@pytest.mark.parametrize(("opset", "ir"), [(13, 7), (18, 8), (21, 10)])
+def test_the_opset_and_the_ir_are_the_models_or_18_and_8(tmp_path: Path, opset: int, ir: int) -> None:
+    model = toy()
+    model.opset_import[0].version, model.ir_version = opset, ir
+    onnx.save(model, tmp_path / "toy.onnx")
+    done = export(tmp_path / "toy.onnx", tmp_path / "m.onnx", size=(16, 16), threads=1)
+    file = onnx.load(tmp_path / "m.onnx")
+    assert {o.domain: o.version for o in file.opset_import}[""] == max(18, opset) == done.opset
+    assert file.ir_version == max(8, ir)
+    assert done.onnxruntime == {18: "1.14", 21: "1.18"}[done.opset]
+
+
+def test_operators_that_only_some_runtimes_have_are_said(tmp_path: Path) -> None:
+    model = toy()
+    model.graph.node[1].CopyFrom(helper.make_node("Gelu", ["c"], ["a"], domain="com.microsoft"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, tmp_path / "toy.onnx")
+    done = export(tmp_path / "toy.onnx", tmp_path / "m.onnx", size=(16, 16), threads=1)
+    assert any("operators of com.microsoft" in note for note in done.notes)
+    assert {n.domain for n in added_nodes(model, onnx.load(tmp_path / "m.onnx"))} == {""}
+    assert not any("operators of" in note for note in export(DEMO, tmp_path / "d.onnx", verify=False).notes)
+
+
 def test_every_added_node_and_constant_is_needed(tmp_path: Path) -> None:
     export(DEMO, tmp_path / "m.onnx", threads=1)
     file, source = onnx.load(tmp_path / "m.onnx"), onnx.load(DEMO)
@@ -459,6 +482,30 @@ def test_pictures_go_in_and_overlays_come_out(tmp_path: Path) -> None:
         assert gap.max() <= 4
 
 
+@pytest.mark.parametrize("opacity", [0.0, 0.3, 0.5, 1.0])
+def test_the_default_colours_are_computed_and_near_those_of_pythons_table(tmp_path: Path, opacity: float) -> None:
+    """Half of a 255th from a table entry `jet` has changed by 2; the rest is rounding."""
+    export(DEMO, tmp_path / "m.onnx", overlay=True, opacity=opacity, threads=1)
+    pixels = np.random.default_rng(3).integers(0, 256, (2, 128, 128, 3)).astype(np.uint8)
+    got = run(tmp_path / "m.onnx", picture=pixels)["overlay"]
+    explainer = Explainer(DEMO, preprocess={"fit": "squash"}, threads=1)
+    for drawn, picture in zip(got, pixels, strict=True):
+        gap = np.abs(drawn.astype(int) - np.asarray(explainer(picture).overlay("jet", opacity)))
+        assert gap.max() <= 2 * opacity + 1 and gap.mean() <= 0.6 * opacity + 1e-3
+
+
+@pytest.mark.parametrize("method", ["saliency", "guidedbackprop"])
+def test_the_overlay_of_a_pixel_map_is_clipped_as_pythons(tmp_path: Path, method: str) -> None:
+    export(DEMO, tmp_path / "m.onnx", method=method, overlay=True, threads=1)
+    pixels = np.random.default_rng(3).integers(0, 256, (1, 128, 128, 3)).astype(np.uint8)
+    got = run(tmp_path / "m.onnx", picture=pixels)
+    explanation = Explainer(DEMO, method=method, preprocess={"fit": "squash"}, threads=1)(pixels[0])
+    np.testing.assert_allclose(got["heatmap"][0], explanation.values, atol=1e-3)
+    gap = np.abs(got["overlay"][0].astype(int) - np.asarray(explanation.overlay()))
+    assert (gap > 2).mean() < 2e-3  # a value at the edge of two colours may fall on either side
+    assert (np.abs(got["overlay"][0].astype(int) - np.asarray(explanation.overlay(clip=100))) > 2).mean() > 0.1
+
+
 PREPROCESS = [
     {"channels": "bgr", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]},
     {"scale": 1.0, "mean": [0.0], "std": [1.0]},
@@ -499,6 +546,27 @@ def test_external_weights_stay_in_their_file_and_are_copied_to_another_folder(tm
     with pytest.raises(OutputError, match=r"m\.data exists and is another file"):
         export(home / "m.onnx", away / "second.onnx", threads=1)
     assert not (away / "second.onnx").exists()
+
+
+@pytest.mark.skipif("ONNXCAM_LARGE" not in os.environ, reason="5 GB on disk: set ONNXCAM_LARGE")
+def test_more_than_two_gigabytes_of_weights(tmp_path: Path) -> None:
+    """A hidden layer of 26,000 x 22,000 floats, 2.3 GB, in a file beside the model."""
+    model, rng = toy(), np.random.default_rng(3)
+    del model.graph.node[4:], model.graph.initializer[1:]
+    sizes = {"w1": (5, 26_000), "w2": (26_000, 22_000), "w3": (22_000, 4)}
+    values = ["f", "h", "i", "scores"]
+    for (name, shape), read, made in zip(sizes.items(), values, values[1:], strict=False):
+        weights = rng.random(shape, np.float32) - np.float32(0.5)
+        model.graph.node.append(helper.make_node("MatMul", [read, name], [made]))
+        weights.tofile(tmp_path / name)
+        tensor = model.graph.initializer.add(name=name, dims=shape, data_type=TensorProto.FLOAT)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=name)
+    (tmp_path / "toy.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "away").mkdir()
+    done = export(tmp_path / "toy.onnx", tmp_path / "away" / "m.onnx", size=(16, 16), threads=1)
+    assert done.bytes < 60_000 and done.check is not None and done.check.identical
+    assert (tmp_path / "away" / "w2").stat().st_size == 26_000 * 22_000 * 4 > 2**31
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
