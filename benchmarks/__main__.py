@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.classes import classes
-from benchmarks.folder import folder
 from benchmarks.exporting import exporting
+from benchmarks.folder import folder
 from benchmarks.gradients import input_gradient
 from benchmarks.installed import installed
 from benchmarks.kernels import kernels
