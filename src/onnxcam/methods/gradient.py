@@ -8,6 +8,7 @@ from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph, Node
 from onnxcam.graph.layers import Layer
 from onnxcam.methods.registry import MethodContext, method, ones
+from onnxcam.targets import CLASS_INDEX
 
 
 @method(
@@ -250,7 +251,7 @@ def cam(context: MethodContext) -> str:
     Raises: UnsupportedError where the head is not pooling, then one linear layer with constant weights.
     """
     op, index = context.op, context.target.index
-    if index is None:
+    if index is None or context.target.resolved.keys() != {CLASS_INDEX}:
         raise UnsupportedError("method `cam` weighs channels by a class, and the target is none", "use `gradcam`")
     weights, transposed = linear_weights(context.graph, context.head, context.layer)
     rows = op.Transpose(weights, perm=[1, 0]) if transposed else weights
