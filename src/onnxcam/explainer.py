@@ -532,6 +532,9 @@ class Explainer:
         e = self._explained
         facts: list[dict[str, Any]] = [{} for _ in tensor]
         resolved = self._resolved(results, asked)
+        for i, fact in enumerate(facts):
+            if told := e.kind.problem({role: rows[i] for role, rows in resolved.items()}):
+                fact["target"] = told
         raws = self._raws(tensor, results, resolved, facts)
         values = self._maps(raws, views)
         if self._aug_smooth:

@@ -101,6 +101,8 @@ class Explanation:
             return ("the map holds NaN: the model's activations or gradients overflowed on this picture",)
         if self.provenance.get("found", {}).get("cancelled"):
             return (f"the map is rounding noise: at `{self.layer}` the terms of `{self.method}` cancel; use `gradcam`",)
+        if told := self.provenance.get("found", {}).get("target"):
+            return (f"the map is empty: {told}",)
         if self.is_empty:
             return (f"the map is empty: no cell of `{self.layer}` speaks for this class",)
         return ()

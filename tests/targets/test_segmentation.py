@@ -150,6 +150,13 @@ def test_a_region_that_does_not_fit_the_picture_is_said(x: np.ndarray, asked: Se
         explainer().explain_tensor(x, asked)
 
 
+def test_a_class_that_is_predicted_nowhere_is_said() -> None:
+    only = np.tile(np.array([1, -5, -5], np.float32).reshape(1, 3, 1, 1), (1, 1, 8, 12))
+    empty, whole = explainer().explain_tensor(np.repeat(only, 2, 0), [2, 1])
+    assert empty.warnings == ("the map is empty: the class is predicted nowhere; name a region or a mask",)
+    assert whole.warnings == ()
+
+
 def test_a_model_without_a_map_of_scores_is_no_segmenter() -> None:
     model = parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 18]>

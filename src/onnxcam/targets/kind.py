@@ -121,6 +121,10 @@ class TargetKind(ABC):
         it, of this sample."""
         return question.label
 
+    def problem(self, decided: Mapping[str, Array]) -> str | None:
+        """Why there is nothing to explain, in words; decided: as for `label`."""
+        return None
+
     @property
     def has_class(self) -> bool:
         """Whether a class is chosen at run time."""
