@@ -205,6 +205,38 @@ def test_a_value_inside_the_model_may_be_the_embedding(x: np.ndarray) -> None:
     assert made(picture, Similarity(picture)).score == pytest.approx(1, abs=1e-6)
 
 
+ONE = "one = Constant<value_ints=[1]>() "
+NORMALISED = {
+    "as PyTorch does": ONE + "e = Constant<value_float=0.0001>() l = ReduceL2(z, one) m = Clip(l, e) s = Shape(z) "
+                       "n = Expand(m, s) y = Div(z, n)",
+    "by an operator": "y = LpNormalization<axis=1>(z)",
+    "by a square root of squares": ONE + "q = Mul(z, z) t = ReduceSum(q, one) l = Sqrt(t) y = Div(z, l)",
+    "by a square root of their sum": ONE + "t = ReduceSumSquare(z, one) l = Sqrt(t) y = Div(z, l)",
+}  # fmt: skip
+NOT_NORMALISED = {
+    "divided by a number": "t = Constant<value_float=3.0>() y = Div(z, t)",
+    "divided by another's length": ONE + "q = Exp(z) l = ReduceL2(q, one) y = Div(z, l)",
+    "divided by a sum": ONE + "q = Mul(z, z) l = ReduceSum(q, one) y = Div(z, l)",
+}
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_rows_of_length_one_are_an_embedding_and_no_classes(name: str) -> None:
+    model = network(NORMALISED[name])
+    with pytest.raises(
+        UsageError, match="`y` is scaled to length 1: it is an embedding, not scores of 3 classes"
+    ) as said:
+        Explainer(model)
+    assert "--similar-to FILE" in said.value.hint
+    assert Explainer(model, output="y", layer="a").classes == 3
+    assert Explainer(model, target=Similarity(np.ones(3)), layer="a").classes == 0
+
+
+@pytest.mark.parametrize("name", NOT_NORMALISED)
+def test_other_divisions_at_the_end_are_of_scores(name: str) -> None:
+    assert Explainer(network(NOT_NORMALISED[name]), layer="a").classes == 3
+
+
 @pytest.mark.parametrize(
     ("reference", "said"),
     [

@@ -103,6 +103,32 @@ def dense_head(graph: Graph, output: str) -> DenseHead | None:
     return DenseHead(output, logits, activation, axis, decided)
 
 
+_OF_LENGTH = frozenset({"Clip", "Max", "Expand", "Add", "Sqrt", "Cast", "Identity", "Unsqueeze", "Reshape"})
+
+
+def is_normalised(graph: Graph, value: str) -> bool:
+    """Whether rows end with being scaled to length 1, as embeddings do and logits do not."""
+    while (node := graph.producer(value)) is not None and node.op_type in _PASSIVE:
+        value = node.inputs[0]
+    if node is None or node.domain:
+        return False
+    if node.op_type == "LpNormalization":
+        return True
+    length = graph.producer(node.inputs[1]) if node.op_type == "Div" else None
+    squared = False
+    while length is not None and length.op_type in _OF_LENGTH:
+        squared = squared or length.op_type == "Sqrt"
+        length = graph.producer(length.inputs[0])
+    if length is None:
+        return False
+    if length.op_type == "ReduceL2":
+        return length.inputs[0] == node.inputs[0]
+    if squared and length.op_type == "ReduceSumSquare":
+        return length.inputs[0] == node.inputs[0]
+    power = graph.producer(length.inputs[0]) if squared and length.op_type == "ReduceSum" else None
+    return power is not None and power.op_type in ("Mul", "Pow") and power.inputs[0] == node.inputs[0]
+
+
 def before_activation(graph: Graph, output: str) -> str | None:
     """What goes into the Softmax, LogSoftmax or Sigmoid that `output` ends in, types unknown; None without one."""
     value = output

@@ -1,7 +1,7 @@
 """What a model is explained for where nobody says: its shapes tell."""
 
 from onnxcam.errors import UnsupportedError
-from onnxcam.graph.head import output_listing
+from onnxcam.graph.head import is_normalised, output_listing
 from onnxcam.graph.index import Graph
 from onnxcam.graph.signature import ImageInput
 from onnxcam.targets.classes import class_kind
@@ -15,7 +15,7 @@ def default_kind(graph: Graph, image: ImageInput, output: str | None = None, sco
     Raises: UsageError for an unknown output or score; UnsupportedError where no output tells what it is.
     """
     try:
-        return class_kind(graph, output, score)
+        kind = class_kind(graph, output, score)
     except UnsupportedError as error:
         dense = output or segmentation_output(graph, image)
         if dense is None:
@@ -26,3 +26,10 @@ def default_kind(graph: Graph, image: ImageInput, output: str | None = None, sco
                 "`onnxcam.targets`",
             ) from error
         return Segmentation(output=dense).bind(graph, image)
+    if output is None and is_normalised(graph, kind.head.logits):
+        raise UnsupportedError(
+            f"`{kind.head.output}` is scaled to length 1: it is an embedding, not scores of {kind.head.classes} classes",
+            "say what it shall be like: `--similar-to FILE` (a picture, or a vector in a .npy file), in Python "
+            f"`target=onnxcam.targets.Similarity(...)`; or name it, `--class-output {kind.head.output}`",
+        )
+    return kind
