@@ -224,7 +224,7 @@ NOT_NORMALISED = {
 def test_rows_of_length_one_are_an_embedding_and_no_classes(name: str) -> None:
     model = network(NORMALISED[name])
     with pytest.raises(
-        UsageError, match="`y` is scaled to length 1: it is an embedding, not scores of 3 classes"
+        UnsupportedError, match="`y` is scaled to length 1: an embedding, not scores of 3 classes"
     ) as said:
         Explainer(model)
     assert "--similar-to FILE" in said.value.hint

@@ -28,7 +28,7 @@ def default_kind(graph: Graph, image: ImageInput, output: str | None = None, sco
         return Segmentation(output=dense).bind(graph, image)
     if output is None and is_normalised(graph, kind.head.logits):
         raise UnsupportedError(
-            f"`{kind.head.output}` is scaled to length 1: it is an embedding, not scores of {kind.head.classes} classes",
+            f"`{kind.head.output}` is scaled to length 1: an embedding, not scores of {kind.head.classes} classes",
             "say what it shall be like: `--similar-to FILE` (a picture, or a vector in a .npy file), in Python "
             f"`target=onnxcam.targets.Similarity(...)`; or name it, `--class-output {kind.head.output}`",
         )
