@@ -533,9 +533,12 @@ def _is_detection(arguments: argparse.Namespace) -> bool:
     from onnxcam.detection import looks_like_detector
 
     asked = arguments.per_box or arguments.inside or any(getattr(arguments, name) is not None for name in _OF_BOXES)
-    if any(getattr(arguments, name) for name in (*_TARGETS, "feed", "input")):
-        return False
-    return asked or looks_like_detector(arguments.model, arguments.size, arguments.input_layout)
+    other = next((name for name in (*_TARGETS, "class_output") if getattr(arguments, name)), None)
+    if asked and other is not None:
+        raise UsageError(f"boxes and --{other.replace('_', '-')}", "explain the one or the other")
+    if asked or other is not None:
+        return asked
+    return looks_like_detector(arguments.model, arguments.size, arguments.input_layout, **_inputs(arguments))
 
 
 def _explain_boxes(
@@ -831,7 +834,8 @@ def _layers(arguments: argparse.Namespace) -> int:
     if report.head is None and report.problem is not None:
         from onnxcam.detection.read import checked
 
-        found = checked(arguments.model, arguments.size, arguments.input_layout) if arguments.preview is None else None
+        where = (arguments.model, arguments.size, arguments.input_layout)
+        found = checked(*where, **_inputs(arguments)) if arguments.preview is None else None
         if found is None:
             raise report.problem
         report = found[1]
@@ -902,7 +906,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if report.head is None:
         from onnxcam.detection.read import checked
 
-        detector, report = checked(arguments.model, arguments.size, arguments.input_layout) or (None, report)
+        detector, report = checked(arguments.model, **where) or (None, report)
     verification = None
     if arguments.verify:
         from onnxcam.verify import verify

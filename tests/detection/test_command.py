@@ -134,3 +134,20 @@ def test_box_options_on_a_classifier_are_refused(run: Run) -> None:
     onnx.save(net.model(), "classifier.onnx")
     code, _, err = run("--box", "0", model="classifier.onnx")
     assert code == 4 and "no detector's that onnxcam knows: `y` [1, 8]" in err
+
+
+def test_check_and_layers_know_a_detector(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["layers", "squares.onnx"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["Relu_3_0", "(automatic)"]
+    assert main(["check", "squares.onnx"]) == 0
+    assert "detector yolox: (N, A, 5 + C), boxes not decoded" in capsys.readouterr().out
+
+
+def test_boxes_and_another_target_are_refused(run: Run) -> None:
+    code, _, err = run("--box", "0", "--element", "output[0,4]")
+    assert code == 2 and "boxes and --element" in err
+
+
+def test_another_target_of_a_detector_is_explained_as_asked(run: Run) -> None:
+    code, out, _ = run("--element", "output[9,4]", "--fit", "letterbox", "--method", "hirescam")
+    assert code == 0 and "layercam" not in out and "box" not in out

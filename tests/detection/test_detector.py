@@ -401,3 +401,13 @@ def test_a_detector_without_sigmoid_has_one_put_behind_it() -> None:
     with_sigmoid, without = found
     assert with_sigmoid.boxes[0].score == pytest.approx(without.boxes[0].score, rel=1e-5)
     assert with_sigmoid.raw == pytest.approx(without.raw, rel=1e-5)
+
+
+def test_a_file_of_open_size_gets_640_unless_asked() -> None:
+    net = Net(levels=1)
+    net.side = None  # type: ignore[assignment]
+    raw = net.conv(net.maps[0], 4 + CLASSES, bias=0.1)
+    net.output(net.reshape(net.Sigmoid(raw), 1, 4 + CLASSES, -1), "output0")
+    assert looks_like_detector(net.model())
+    assert Detector(net.model(), kind="yolov8", threads=1).explainer.preprocess.size == (640, 640)
+    assert Detector(net.model(), kind="yolov8", threads=1, size=(64, 96)).explainer.preprocess.size == (64, 96)

@@ -24,7 +24,7 @@ from onnxcam.explanation import Explanation
 from onnxcam.graph.build import tensor_info
 from onnxcam.graph.index import Graph
 from onnxcam.graph.read import ModelFile, ModelSource, read
-from onnxcam.graph.signature import ImageInput
+from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.metrics.localisation import boxes_mask
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, load_picture
 from onnxcam.presets import beside, read_labels, ultralytics, ultralytics_labels
@@ -152,6 +152,8 @@ class Detector:
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         size: Size | None = None,
         input_layout: str | None = None,
+        input_name: str | None = None,
+        feeds: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         _check(box_score, threshold, iou, max_boxes)
@@ -159,7 +161,7 @@ class Detector:
         properties = {p.key: p.value for p in file.model.metadata_props}
         names = _names(labels, properties)
         wanted = size or _stated_size(preprocess, properties)
-        graph, image, bound = open_graph(file, size=wanted, input_layout=input_layout)
+        graph, image, bound = opened(file, wanted, input_layout, input_name=input_name, feeds=feeds)
         found = recognised(graph, bound, kind, len(names) if names else None, anchors)
         self._layout: HeadLayout = found.layout
         self._box_score = box_score
@@ -181,6 +183,8 @@ class Detector:
             labels=names if names and len(names) == found.layout.classes else None,
             size=bound,
             input_layout=input_layout,
+            input_name=input_name,
+            feeds=feeds,
             **options,
         )
         self.labels: tuple[str, ...] | None = names or self.explainer.labels
@@ -361,7 +365,24 @@ class Detector:
         return f"<Detector {self.kind}: {self.explainer!r}>"
 
 
-def looks_like_detector(model: ModelSource, size: Size | None = None, input_layout: str | None = None) -> bool:
+def opened(
+    file: ModelFile, size: Size | None, input_layout: str | None, **inputs: Any
+) -> tuple[Graph, ImageInput, Size]:
+    """A model's graph, to look at: `open_graph` with the size that detectors usually have where the file leaves it
+    open, 640 x 640, and without a run that compares it with its lifted self, as who explains it does."""
+    image = image_input(file.model, file.name, input_layout, inputs.get("input_name"))
+    is_open = image.sides == 2 and None in (image.height, image.width)
+    asked = size or ((image.height or 640, image.width or 640) if is_open else None)
+
+    def nothing(model: ModelProto) -> list[Array]:
+        return [np.zeros(1)] * len(model.graph.output)
+
+    return open_graph(file, size=asked, input_layout=input_layout, run=nothing, **inputs)
+
+
+def looks_like_detector(
+    model: ModelSource, size: Size | None = None, input_layout: str | None = None, **inputs: Any
+) -> bool:
     """Whether a model is a detector, by its outputs. One class score per class and sample is none.
 
     Raises: what loading a model raises.
@@ -370,7 +391,7 @@ def looks_like_detector(model: ModelSource, size: Size | None = None, input_layo
     ranks = [len(o.type.tensor_type.shape.dim) for o in file.model.graph.output if o.type.tensor_type.HasField("shape")]
     if len(ranks) == 1 and ranks[0] <= 2 and not any(n.op_type == "NonMaxSuppression" for n in file.model.graph.node):
         return False
-    graph, _, bound = open_graph(file, size=size, input_layout=input_layout)
+    graph, _, bound = opened(file, size, input_layout, **inputs)
     return is_detector(graph, bound)
 
 

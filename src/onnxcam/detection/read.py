@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from onnxcam.check import CheckReport, check
 from onnxcam.detection.decode import Array
-from onnxcam.detection.detector import Detector, class_terms
+from onnxcam.detection.detector import Detector, class_terms, opened
 from onnxcam.detection.neck import shared_map
 from onnxcam.detection.recognise import KINDS, is_detector, recognised
 from onnxcam.detection.target import BoxTarget
 from onnxcam.errors import UnsupportedError, UsageError
-from onnxcam.explained import Size, open_graph
+from onnxcam.explained import Size
 from onnxcam.graph.read import ModelSource, read
+from onnxcam.npy import read_npy
 from onnxcam.picture import Picture
 from onnxcam.targets import class_number
 
@@ -23,9 +25,9 @@ def anchors_from(path: str) -> Array:
     if not Path(path).is_file():
         raise UsageError(f"anchors {path}: no such file", "give a .npy file")
     try:
-        anchors = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UsageError(f"anchors {path}: not a .npy file", "write it with `numpy.save`") from error
+        anchors = read_npy(path)
+    except ValueError as error:
+        raise UsageError(f"anchors {path}: not a .npy file: {error}", "write it with `numpy.save`") from error
     if anchors.ndim != 2 or anchors.shape[1] != 4 or anchors.dtype.kind not in "fiu":
         raise UsageError(
             f"anchors {path}: {anchors.dtype} of shape {list(anchors.shape)}",
@@ -34,11 +36,13 @@ def anchors_from(path: str) -> Array:
     return np.asarray(anchors, np.float64)
 
 
-def checked(source: ModelSource, size: Size | None, input_layout: str | None) -> tuple[str, CheckReport] | None:
+def checked(
+    source: ModelSource, size: Size | None = None, input_layout: str | None = None, **inputs: Any
+) -> tuple[str, CheckReport] | None:
     """What kind of detector a model is, in words, and its layers, the one that serves all boxes first; None of another
     model."""
     file = read(source)
-    graph, image, bound = open_graph(file, size=size, input_layout=input_layout)
+    graph, image, bound = opened(file, size, input_layout, **inputs)
     if not is_detector(graph, bound):
         return None
     try:
@@ -48,7 +52,7 @@ def checked(source: ModelSource, size: Size | None, input_layout: str | None) ->
     terms = tuple(class_terms(graph, found.layout))
     layer = shared_map(graph, [term.value for term in terms], image.name, bound)
     target = BoxTarget(terms, found.layout.classes)
-    report = check(file, size=size, input_layout=input_layout, target=target, automatic=layer)
+    report = check(file, size=bound, input_layout=input_layout, target=target, automatic=layer, **inputs)
     return f"{found.kind}: {KINDS[found.kind][1]}", report
 
 
