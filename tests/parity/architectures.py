@@ -21,6 +21,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ TOLERANCE = 1e-4
 class Architecture:
     """A network and the module whose output is to be explained.
 
-    lies: how that output lies: `nchw`, `nhwc`, or `tokens:PREFIX/STRIDE`, the grid being the size over the stride.
+    lies: how that output lies: `nchw`, `nhwc`, of volumes `ncdhw`, `ndhwc`, or `tokens:PREFIX/STRIDE`, the grid being
+    the size over the stride.
     options: of the library's constructor; a smaller depth or width where the mechanism stays the same. calibration:
     how many samples the statistics of BatchNorms are taken over.
     """
@@ -48,7 +50,7 @@ class Architecture:
     name: str
     layer: str
     lies: str = "nchw"
-    size: tuple[int, int] = SIZE
+    size: tuple[int, ...] = SIZE
     options: tuple[tuple[str, Any], ...] = ()
     calibration: int = 4
 
@@ -81,6 +83,9 @@ def _torchvision() -> Iterator[Architecture]:
     yield row("swin_t", "features.-1.-1.norm1", "nhwc", (160, 224))
     yield row("swin_v2_t", "features.-1", "nhwc", (192, 256))
     yield row("maxvit_t", "blocks.-1", "nchw", (224, 224))
+    for name in ("video.r3d_18", "video.mc3_18", "video.r2plus1d_18"):
+        yield row(name, "layer4.-1", "ncdhw", (16, 48, 64))
+    yield row("video.swin3d_t", "features.-1.-1.norm1", "ndhwc", (8, 96, 128))
 
 
 def _timm() -> Iterator[Architecture]:
@@ -182,7 +187,7 @@ def build(architecture: Architecture) -> Any:
 
         if name.startswith("vgg"):
             options["init_weights"] = False
-        make = getattr(models, name)
+        make = attrgetter(name)(models)
         model = make(**options) if name == "VisionTransformer" else make(weights=None, **options)
         if name.startswith("vgg"):  # 25,088 x 4,096 weights say nothing about layouts
             model.classifier = nn.Sequential(nn.Flatten(), nn.Linear(512 * 49, 128), nn.ReLU(), nn.Linear(128, CLASSES))
@@ -222,10 +227,10 @@ def module_at(model: Any, path: str) -> Any:
 
 def to_map(architecture: Architecture) -> Callable[[Any], Any]:
     """From the layer's output to (N, K, h, w), as pytorch-grad-cam's reshape_transform."""
-    if architecture.lies == "nchw":
+    if architecture.lies in ("nchw", "ncdhw"):
         return lambda a: a
-    if architecture.lies == "nhwc":
-        return lambda a: a.permute(0, 3, 1, 2)
+    if architecture.lies in ("nhwc", "ndhwc"):
+        return lambda a: a.movedim(-1, 1)
     prefix, stride = map(int, architecture.lies.removeprefix("tokens:").split("/"))
     h, w = (-(-side // stride) for side in architecture.size)
     return lambda a: a[:, prefix:].reshape(len(a), h, w, -1).permute(0, 3, 1, 2)
@@ -266,7 +271,14 @@ def export(architecture: Architecture, folder: Path) -> None:
 
     def peer(module: Any, target: Any, x: Any, index: int) -> np.ndarray:
         with GradCAM(module, [target], transform) as cam:
-            return cam(x, [ClassifierOutputTarget(index)])[0]
+            if len(architecture.size) == 2:
+                return cam(x, [ClassifierOutputTarget(index)])[0]
+            # It enlarges volumes by cubic splines: its map before that, scaled.
+            cam.activations_and_grads(x)[0, index].backward()
+            held = cam.activations_and_grads
+            acts, grads = (t[0].numpy() for t in (held.activations, held.gradients))
+            raw = np.maximum(cam.get_cam_image(x, target, [ClassifierOutputTarget(index)], acts, grads)[0], 0)
+            return (raw - raw.min()) / (1e-7 + np.ptp(raw))
 
     tried = logits[0].argsort(descending=True)[:8].tolist()
     maps = ((index, peer(model, layer, x, index)) for index in tried)
@@ -387,6 +399,7 @@ def compare(architecture: Architecture, exporter: str, folder: Path) -> Row:
     file = folder / found["file"]
     with np.load(folder / f"{stem(architecture)}.npz") as stored:
         arrays = dict(stored)
+    arrays["A"] = in_plane(arrays["A"])
     try:
         started = time.process_time()  # other work on the machine does not count
         model = rewrite(file)
@@ -418,7 +431,11 @@ def compare(architecture: Architecture, exporter: str, folder: Path) -> Row:
     difference = None
     if at is not None:
         (explanation,) = Explainer(file, layer=at, threads=1).explain_tensor(arrays["x"], facts["class"])
-        difference = float(np.abs(explanation.values - arrays["values"]).max())
+        values = explanation.values
+        if values.ndim == 3:
+            low = np.maximum(explanation.raw, 0)
+            values = (low - low.min()) / (1e-7 + np.ptp(low))
+        difference = float(np.abs(values - arrays["values"]).max())
         if arrays["values"].max() == 0:
             remark += "the peer's map is empty; "
     elif not same:
@@ -428,7 +445,7 @@ def compare(architecture: Architecture, exporter: str, folder: Path) -> Row:
         **fixed,
         nodes=len(graph.nodes),
         automatic=architecture.layer if same else (module or f"{layer.name} (no module's output)"),
-        grid=f"{lies.grid[0]}x{lies.grid[1]}",
+        grid="x".join(map(str, lies.shape)),
         layout=lies.kind + (f", {lies.prefix} first" if lies.prefix else ""),
         same=same,
         difference=difference,
@@ -440,6 +457,11 @@ def compare(architecture: Architecture, exporter: str, folder: Path) -> Row:
 def _plain(message: str) -> str:
     """A message without terminal colours, up to its first sentence."""
     return re.sub(r"\x1b\[\d+m", "", message).partition(". ")[0].partition(" Next steps")[0].rstrip(". ")
+
+
+def in_plane(A: np.ndarray) -> np.ndarray:
+    """A volume's activations (N, K, d, h, w) as (N, K, d h, w)."""
+    return A.reshape(*A.shape[:2], -1, A.shape[-1])
 
 
 def value_equal_to(A: np.ndarray, candidates: Sequence[Any], graph: Any, feeds: dict[str, np.ndarray]) -> str | None:
@@ -462,7 +484,7 @@ def value_equal_to(A: np.ndarray, candidates: Sequence[Any], graph: Any, feeds: 
         lies = candidate.layout
         if lies.kind == "tokens":
             value = value[:, lies.prefix :].reshape(len(value), *lies.grid, k)
-        turned = value if lies.kind == "nchw" else value.transpose(0, 3, 1, 2)
+        turned = in_plane(value if lies.is_map else np.moveaxis(value, -1, 1))
         if np.abs(turned - A).max() < CLOSE * np.abs(A).max():
             return str(candidate.name)
     return None
@@ -514,7 +536,8 @@ an hour on one core, 9 GB of files):
   map of a convolutional network, the first norm of the last block of a transformer, else the last stage. Where it is
   another, the recommended one is named, and the remark says why.
 * **Difference**: the largest between our Grad-CAM map and pytorch-grad-cam's at the recommended layer, both in [0, 1].
-  {close} of {compared} are within 1e-4. **Noise**: how far pytorch-grad-cam's maps in float32 and float64 are apart.
+  {close} of {compared} are within 1e-4. Of volumes (`video`) before they are enlarged, which it does by cubic splines
+  and onnxcam linearly. **Noise**: how far pytorch-grad-cam's maps in float32 and float64 are apart.
 * **Rewriting**: processor time, ms. Files below opset 18 are lifted, and verified by running both versions.
 * What an exporter refuses is in the remarks. Where timm's fused attention is the reason, its own switch helps
   (`TIMM_FUSED_ATTN=0`). {failed}
