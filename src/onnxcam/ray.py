@@ -249,9 +249,9 @@ def _begin(store: Store, header: Record) -> None:
         return
     try:
         found = json.loads(before)
-    except ValueError:
-        found = {}
-    if found | {"created": None} != json.loads(json.dumps(header)) | {"created": None}:
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found | {"created": None} != json.loads(json.dumps(header)) | {"created": None}:
         raise UsageError(f"{store.folder} was made with other settings", "choose another folder")
 
 

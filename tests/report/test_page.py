@@ -3,6 +3,8 @@
 import base64
 import copy
 import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -331,3 +333,24 @@ def test_a_narrow_screen_scrolls_in_one_direction_only(opened: Browser) -> None:
             assert opened.evaluate("document.documentElement.scrollWidth") <= 360, tab
     finally:
         opened.send("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
+
+
+def test_a_target_that_is_no_class_is_named_in_words(tmp_path: Path, browser: Browser, audited: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(audited, folder)
+    records = list(read_records(folder))
+    for record in records:
+        record["picture"] = str((audited.resolve() / record["picture"]).resolve())
+    records[0] |= {"class_index": None, "label": "a box <b>of</b> no class", "top": [], "expected_index": None}
+    records[0] |= {"correct": None, "probability": None, "score": 3.25}
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    write_report([folder], tmp_path / "r.html")
+    browser.console.clear()
+    browser.open((tmp_path / "r.html").as_uri())
+    browser.wait("performance.getEntriesByName('complete').length")
+    browser.evaluate("document.querySelector('#gallery button').click()")
+    assert browser.evaluate("document.querySelector('#gallery b').textContent") == records[0]["label"]
+    assert records[0]["label"] in browser.evaluate("document.getElementById('large-facts').textContent")
+    for tab in ("classes", "confusion"):
+        browser.evaluate(f"document.getElementById('close').click(); document.getElementById('tab-{tab}').click()")
+    assert browser.console == []

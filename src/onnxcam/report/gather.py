@@ -392,6 +392,7 @@ def _picture(name: str, runs: Sequence[Run]) -> dict[str, Any]:
 def _result(record: Record) -> dict[str, Any]:
     return {
         "explained": record["class_index"],
+        "words": record["label"] if record["class_index"] is None else None,
         "predicted": _predicted(record),
         "score": record["probability"] if record["probability"] is not None else record["score"],
         "top": [[c["index"], c["score"]] for c in record["top"]],

@@ -18,6 +18,8 @@
   const count = (n) => n.toLocaleString("en-US");
   const plural = (n, one, many = one + "s") => `${count(n)} ${n === 1 ? one : many}`;
   const share = (n, of) => (of ? `${((100 * n) / of).toFixed(1)} %` : "");
+  /* What a map explains: a class, or a target that is none, in words. */
+  const explainedName = (found) => (found.explained === null ? (found.words ?? "no class") : className(found.explained));
   const className = (index) => (index === null ? "no class" : (classes[index] ?? `class ${index}`));
 
   /* ---- what is known of a picture under the chosen method and layer ---- */
@@ -242,11 +244,11 @@
       frame.append(make("span", { class: "fault" }, "not in this run"));
     } else {
       later(frame, index, picture, found);
-      lines.push(make("span", { class: "line" }, mark(picture), make("b", {}, className(found.explained)), " ",
+      lines.push(make("span", { class: "line" }, mark(picture), make("b", {}, explainedName(found)), " ",
         make("span", { class: "score" }, shownScore(found.score)), flagged(picture) ? make("span", { class: "flag" }, " ⚠") : null));
       const aside = [
         verdict(picture) === "wrong" ? make("span", { class: "wrong" }, `expected ${className(picture.expected)}`) : null,
-        found.explained === found.predicted ? null : make("span", { class: "score" }, `predicted ${className(found.predicted)}`),
+        found.explained === null || found.explained === found.predicted ? null : make("span", { class: "score" }, `predicted ${className(found.predicted)}`),
         flagged(picture) ? make("span", { class: "flag" }, found.warnings[0]) : null,
         missesBox(picture) ? make("span", { class: "flag" }, "peak outside the box") : null,
       ].filter(Boolean);
@@ -263,8 +265,8 @@
     if (picture.error) return `${picture.name}: not explained, ${picture.error.message}`;
     if (!found) return `${picture.name}: not in this run`;
     const judged = verdict(picture);
-    return [`${picture.name}: ${className(found.explained)}, score ${shownScore(found.score)}`,
-      found.explained === found.predicted ? "" : `predicted ${className(found.predicted)}`,
+    return [`${picture.name}: ${explainedName(found)}, score ${shownScore(found.score)}`,
+      found.explained === null || found.explained === found.predicted ? "" : `predicted ${className(found.predicted)}`,
       judged ? (judged === "right" ? "prediction right" : `prediction wrong, expected ${className(picture.expected)}`) : "",
       ...found.warnings].filter(Boolean).join(", ");
   }
@@ -346,7 +348,7 @@
     const judged = verdict(picture);
     const [w, h] = picture.size;
     return [
-      make("h3", {}, "Prediction"),
+      found.top.length ? make("h3", {}, "Prediction") : null,
       make("ul", { class: "tops" }, found.top.map(([index, score]) =>
         make("li", {}, make("span", {}, className(index)), make("span", { class: "score" }, shownScore(score)),
           report.score === "probability" && score !== null ? make("meter", { min: 0, max: 1, value: score, "aria-hidden": "true" }) : null))),
@@ -354,7 +356,7 @@
       ...found.warnings.map((warning) => make("p", { class: "flag" }, "⚠ " + warning)),
       make("h3", {}, "Heat map"),
       pairs([
-        ["explains", className(found.explained)], ["method", variants[variant].method], ["layer", found.layer, "mono"],
+        ["explains", explainedName(found)], ["method", variants[variant].method], ["layer", found.layer, "mono"],
         ["grid", found.grids.map(([y, x]) => `${y} × ${x}`).join(", ")], ["peak", `x ${found.peak[0]}, y ${found.peak[1]}`],
         ["in the box", found.energy === null ? null : `${(100 * found.energy).toFixed(1)} % of the map, peak ${found.pointing ? "inside" : "outside"}`],
         ["smoothing", found.smoothing],
