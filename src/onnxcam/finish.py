@@ -169,32 +169,30 @@ def _sources(cells: int, pixels: int) -> tuple[npt.NDArray[np.float64], npt.NDAr
 
 def model_input(op: Builder, picture: str, settings: Preprocess) -> str:
     """What the model takes, from pictures (N, H, W, 3) uint8 of its own size: `Preprocess` without the resize."""
-    planes = settings.layout == "nchw"
-    pixels = op.Transpose(picture, perm=[0, 3, 1, 2]) if planes else picture
-    values, axis = op.Cast(pixels, to=op.dtype), 1 if planes else 3
-    count = 1 if settings.channels == "gray" else 3
-    if count == 1:  # Pillow's "L": whole numbers below 2^24 are exact in float32
-        luminance = np.array([19595.0, 38470.0, 7471.0]).reshape((3, 1, 1) if planes else 3)
-        weighted = op.ReduceSum(op.Mul(values, op.floats(luminance)), [axis], keepdims=1)
-        values = op.Floor(op.Mul(op.Add(weighted, 32768.0), 2.0**-16))
-    elif settings.channels == "bgr":
-        values = op.Gather(values, [2, 1, 0], axis=axis)
+    planes, gray = settings.layout == "nchw", settings.channels == "gray"
+    if gray:  # Pillow's "L": whole numbers below 2^24 are exact in float32
+        weighted = op.MatMul(op.Cast(picture, to=op.dtype), op.floats([[19595], [38470], [7471]]))
+        values = op.Floor(op.Mul(op.Add(op.Reshape(weighted, [0, 0, -1]), 32768.0), 2.0**-16))
+    else:
+        values = op.Cast(op.Transpose(picture, perm=[0, 3, 1, 2]) if planes else picture, to=op.dtype)
+    if settings.channels == "bgr":
+        values = op.Gather(values, [2, 1, 0], axis=1 if planes else 3)
     factor, shift = settings.scale / np.asarray(settings.std), np.asarray(settings.mean) / np.asarray(settings.std)
-    rowwise = not planes and factor.size * shift.size > 1  # whole rows at a time: an axis of 3 is slow to broadcast
+    rows = not (planes or gray) and factor.size * shift.size > 1  # at a time: an axis of 3 is slow to broadcast
 
     def per_channel(numbers: npt.NDArray[np.float64]) -> str:
         if numbers.size == 1:
             return op.floats(numbers.reshape(()))
-        return op.floats(numbers.reshape(count, 1, 1) if planes else np.tile(numbers, settings.size[1]))
+        return op.floats(numbers.reshape(3, 1, 1) if planes else np.tile(numbers, settings.size[1]))
 
-    if rowwise:
+    if rows:
         values = op.Reshape(values, [0, 0, -1])
     if (factor != 1).any():
         values = op.Mul(values, per_channel(factor))
     if shift.any():
         values = op.Sub(values, per_channel(shift))
-    if rowwise:
-        values = op.Reshape(values, [0, *settings.size, count])
+    if rows or gray:
+        values = op.Reshape(values, [0, 1, *settings.size] if planes else [0, *settings.size, 1 if gray else 3])
     kind = np.dtype(settings.dtype)
     if kind.kind != "f":
         step, zero = settings.quantization or (1.0, 0)

@@ -452,6 +452,18 @@ def test_a_map_without_positive_values_is_zero(tmp_path: Path, normalize: str) -
     assert np.array_equal(run(tmp_path / "m.onnx", x=x)["heatmap"], np.zeros((1, 16, 16), np.float32))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_a_number_is_seen_in_the_whole_map_as_in_pythons(
+    toy_file: Path, tmp_path: Path, bad: float
+) -> None:
+    export(toy_file, tmp_path / "m.onnx", size=(32, 32), threads=1)
+    x = np.random.default_rng(2).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    x[0, 0, 5, 5] = bad
+    got = run(tmp_path / "m.onnx", x=x, class_index=np.array([1]))["heatmap"]
+    assert np.isnan(got[0]).all() and np.isnan(values_of(toy_file, x, 1, size=(32, 32))[0]).all()
+    assert np.isfinite(got[1]).all()
+
+
 def test_the_map_has_the_size_asked_for(toy_file: Path, tmp_path: Path) -> None:
     """A map of (20, 30) from a grid of 16 x 16 is ONNX's own Resize of the raw map."""
     export(toy_file, tmp_path / "m.onnx", size=(32, 32), map_size=(20, 30), normalize="none", with_raw=True, threads=1)
