@@ -36,7 +36,7 @@ def imports(name: str) -> set[str]:
 
 # From the ground up. A module may import those of its own line and of the lines before.
 LAYERS = [
-    ["errors", "_core", "profiling"],
+    ["errors", "_core", "profiling", "jsontext", "npy"],
     ["picture", "output", "runtime", "pipeline"],
     ["preprocess"],
     ["render", "saliency", "sheet"],
@@ -81,6 +81,7 @@ def test_leaves_know_nothing_of_the_package_but_its_errors_and_its_clock(leaf: s
 def test_preprocessing_knows_pictures_errors_and_the_clock_only() -> None:
     assert {t for t in imports("onnxcam.preprocess") if t.startswith("onnxcam")} == {
         "onnxcam.errors",
+        "onnxcam.jsontext",
         "onnxcam.picture",
         "onnxcam.profiling",
     }

@@ -1,7 +1,6 @@
 """The object that people hold: one model, one method, one layer; pictures or tensors in, explanations out."""
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -38,6 +37,7 @@ from onnxcam.presets import (
     fitting,
     inside,
     labels_beside,
+    labels_from_json,
     preset,
     read_labels,
     ultralytics,
@@ -977,7 +977,7 @@ def _labels(
     if not classes:
         return None, []
     if given is None and LABELS_KEY in properties:
-        names, where = tuple(str(n) for n in json.loads(properties[LABELS_KEY])), "the model's metadata"
+        names, where = labels_from_json(properties[LABELS_KEY], "the model's metadata"), "the model's metadata"
     elif given is None and (exported := ultralytics_labels(properties)) is not None:
         return fitting(exported, "Ultralytics metadata in the model", classes)
     elif given is None and stated is not None and stated.labels is not None:

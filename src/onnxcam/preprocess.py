@@ -1,7 +1,6 @@
 """From a picture to the model's input tensor, and the affine map from the tensor back to the picture."""
 
 import difflib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from onnxcam.errors import PictureError, UsageError
+from onnxcam.jsontext import parsed_json
 from onnxcam.picture import MAX_PIXELS, Picture, PictureLike, load_picture
 from onnxcam.profiling import stage
 
@@ -254,7 +254,7 @@ class Preprocess:
         """
         if isinstance(settings, str | bytes):
             try:
-                settings = json.loads(settings)
+                settings = parsed_json(settings)
             except ValueError as error:
                 raise UsageError(f"preprocessing settings: not JSON: {error}", _HINT) from error
         if not isinstance(settings, Mapping):
@@ -279,7 +279,9 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
 
 
 def _is_sequence(value: Any, test: Callable[[Any], bool], lengths: tuple[int, ...]) -> bool:

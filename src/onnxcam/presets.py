@@ -9,6 +9,7 @@ import difflib
 import json
 import math
 import os
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
@@ -19,6 +20,7 @@ import numpy as np
 
 from onnxcam.errors import UsageError
 from onnxcam.graph.signature import ImageInput
+from onnxcam.jsontext import parsed_json
 from onnxcam.preprocess import Preprocess, imagenet_defaults
 
 Size = tuple[int, int]
@@ -175,6 +177,14 @@ def labels_beside(folder: Path, classes: int) -> tuple[tuple[str, ...] | None, l
     return None, []
 
 
+def labels_from_json(text: str, source: str) -> tuple[str, ...]:
+    """Labels from the JSON that `source` holds: a list, or {index: label}. Raises: UsageError where it is neither."""
+    try:
+        return _numbered(parsed_json(text), f"{source}: labels")
+    except ValueError as error:
+        raise UsageError(f"{source}: labels: not JSON: {error}", "pass others with `--labels`") from error
+
+
 def fitting(names: tuple[str, ...], source: str, classes: int) -> tuple[tuple[str, ...] | None, list[str]]:
     """Labels that nobody asked for by name, where there are as many as classes; a note says so or why not."""
     if len(names) == classes:
@@ -208,11 +218,12 @@ def labels_of(config: Any, source: str) -> tuple[str, ...] | None:
     """
     if not isinstance(config, Mapping):
         return None
-    inner = config.get("pretrained_cfg") or {}
-    names = config.get("label_names") or (inner.get("label_names") if isinstance(inner, Mapping) else None)
-    if names:
-        described = config.get("label_descriptions") or inner.get("label_descriptions") or {}
-        return _numbered([described.get(n, n) for n in names], f"{source}: label_names")
+    inner = config.get("pretrained_cfg")
+    stated = ChainMap(*({k: v for k, v in c.items() if v} for c in (config, inner) if isinstance(c, Mapping)))
+    if "label_names" in stated:
+        names = _numbered(stated["label_names"], f"{source}: label_names")
+        described = stated.get("label_descriptions")
+        return tuple(str(described.get(n, n)) for n in names) if isinstance(described, Mapping) else names
     if not config.get("id2label"):
         return None
     found = _numbered(config["id2label"], f"{source}: id2label")
@@ -318,11 +329,13 @@ def _load(path: Path, json_only: bool = False) -> Any:
                 "`pip install onnxcam[yaml]`, or write the same settings as JSON",
             ) from error
         try:
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+                raise UsageError(f"{path}: has aliases (`*name`)", "write out what they stand for")
             return yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise UsageError(f"{path}: is not YAML: {error}", "correct the file") from error
     try:
-        return json.loads(text)
+        return parsed_json(text)
     except ValueError as error:
         raise UsageError(f"{path}: is not JSON: {error}", "correct the file; YAML must be called .yaml") from error
 
@@ -362,7 +375,9 @@ class _Config:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
 
 
 def _is_per_channel(value: Any) -> bool:

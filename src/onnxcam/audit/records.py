@@ -15,6 +15,7 @@ import numpy as np
 from onnxcam.errors import OnnxCamError, OutputError, UsageError
 from onnxcam.explainer import Explainer
 from onnxcam.explanation import Explanation
+from onnxcam.jsontext import parsed_json
 from onnxcam.metrics.localisation import boxes_mask, energy_pointing_game, pointing_game
 from onnxcam.targets import class_number
 
@@ -157,7 +158,7 @@ def read_run(folder: str | os.PathLike[str]) -> Record:
     """
     path = Path(folder) / RUN
     try:
-        header = json.loads(path.read_bytes())
+        header = parsed_json(path.read_bytes())
     except (OSError, ValueError):
         header = None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
@@ -203,7 +204,7 @@ class RecordIndex:
                     if not text.endswith(b"\n"):  # torn: the process was killed while it wrote this line
                         break
                     try:
-                        self.add(json.loads(text), len(text))
+                        self.add(parsed_json(text), len(text))
                     except (ValueError, KeyError, TypeError) as error:
                         raise OutputError(
                             f"{path}, line {number}: not a record",
@@ -228,7 +229,7 @@ class RecordIndex:
         with self.path.open("rb") as file:
             for entry in self.entries.values():
                 file.seek(entry.offset)
-                yield json.loads(file.read(entry.size))
+                yield parsed_json(file.read(entry.size))
 
 
 def question(record: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from onnxcam.audit.names import distinct, stable_name
 from onnxcam.audit.records import Box, Item
 from onnxcam.errors import UsageError
+from onnxcam.jsontext import parsed_json
 
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .bmp .dib .webp .tif .tiff .gif .ppm .pgm .pbm .pnm .jp2 .avif .tga .ico".split()
@@ -185,8 +186,8 @@ def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
+                yield number, parsed_json(line)
+            except ValueError:
                 yield number, "not JSON"
 
 
@@ -204,8 +205,8 @@ def _asked(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     boxes = row.get("boxes")
     if isinstance(boxes, str):
         try:
-            boxes = json.loads(boxes)
-        except (ValueError, RecursionError):
+            boxes = parsed_json(boxes)
+        except ValueError:
             raise ValueError("`boxes` is not JSON, such as [[10, 20, 110, 220]]") from None
     corners = [row[c] for c in CORNERS if row.get(c) is not None]
     if corners and (len(corners) < 4 or boxes is not None):

@@ -12,6 +12,7 @@ from onnx import ModelProto, helper
 from onnxcam.errors import UsageError
 from onnxcam.graph.index import Dim, Shape, value_type
 from onnxcam.graph.load import declared_inputs
+from onnxcam.npy import read_npy
 
 Array = npt.NDArray[Any]
 
@@ -116,8 +117,8 @@ def _read(name: str, text: str, kind: np.dtype[Any]) -> Any:
     """A .npy file, or numbers separated by commas, or, where text is taken, the text itself."""
     if text.endswith(".npy"):
         try:
-            return np.load(text, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            return read_npy(text)
+        except ValueError as error:
             raise UsageError(f"input `{name}`: {text} is no .npy file: {error}", "use `numpy.save`") from error
     if kind.kind == "O":
         return text

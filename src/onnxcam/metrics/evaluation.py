@@ -21,6 +21,7 @@ from onnxcam.errors import PictureError, UsageError
 from onnxcam.explainer import ClassLike, Explainer
 from onnxcam.explanation import Explanation
 from onnxcam.graph.read import ModelSource, read
+from onnxcam.jsontext import parsed_json
 from onnxcam.methods import find_method
 from onnxcam.metrics import Curve, Metric, Sample, Settings, boxes_mask, find_metric, randomised_models
 from onnxcam.metrics.faithfulness import Floats
@@ -323,7 +324,7 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[str, Objects]:
     one = {"width": 320, "height": 240, "objects": [{"label": "cat", "box_xyxy": [10, 20, 110, 220]}]}
     hint = f"the form is {json.dumps({'cat.jpg': one})}"
     try:
-        entries = json.loads(Path(path).read_text("utf-8"))
+        entries = parsed_json(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"boxes {path} cannot be read: {error}", hint) from error
     if not isinstance(entries, dict):

@@ -13,6 +13,7 @@ from string import Template
 from typing import Any
 
 from onnxcam.errors import OutputError, UsageError
+from onnxcam.jsontext import parsed_json
 from onnxcam.output import write_atomically
 from onnxcam.report.gather import EMBEDDED, Gathered, gather
 
@@ -57,10 +58,10 @@ def write_report(
 
 def _evaluation(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes(), parse_constant=lambda name: None)
+        found = parsed_json(path.read_bytes(), constant=lambda name: None)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "give what `evaluate --json` printed") from error
-    except (ValueError, RecursionError):
+    except ValueError:
         found = None
     if not isinstance(found, dict) or not {"metrics", "methods", "settings", "warnings", "notes"} <= found.keys():
         raise UsageError(

@@ -16,6 +16,7 @@ from onnxcam.graph.head import DenseHead, Head, dense_head, output_listing
 from onnxcam.graph.index import Graph
 from onnxcam.graph.layout import layouts
 from onnxcam.graph.signature import ImageInput
+from onnxcam.npy import read_npy
 from onnxcam.picture import load_picture
 from onnxcam.preprocess import View
 from onnxcam.targets.classes import class_number, one_hot_rows
@@ -73,14 +74,15 @@ class Segmentation(TargetSpec):
 
 
 def segmentation_output(graph: Graph, image: ImageInput) -> str | None:
-    """The output that makes a model a segmenter: the only one, with a map of classes nearly as fine as the picture.
+    """The output that makes a model a segmenter: a map of classes nearly as fine as the picture, the first of several of
+    one shape.
 
     None where that might be a picture itself: as many channels, without an activation.
     """
     found = [end for o in graph.outputs if (end := dense_head(graph, o)) is not None]
     shapes = [graph.shape(end.logits) or () for end in found]
     picture = graph.shape(image.name) or ()
-    if len(found) != 1 or not all(isinstance(d, int) for d in (*shapes[0][1:], *picture[1:])):
+    if len(set(shapes)) != 1 or not all(isinstance(d, int) for d in (*shapes[0][1:], *picture[1:])):
         return None
     sizes, pixels = (sorted(int(d) for d in s[1:] if isinstance(d, int)) for s in (shapes[0], picture))
     if found[0].activation is None and not found[0].decided and image.channels in (shapes[0][1], shapes[0][3]):
@@ -220,7 +222,10 @@ def _mask(given: Any, view: View, size: tuple[int, int]) -> npt.NDArray[np.float
     if isinstance(given, str | os.PathLike) and not str(given).endswith(".npy"):
         array = load_picture(given).rgb.max(axis=2) > 0
     else:
-        array = np.load(given) if isinstance(given, str | os.PathLike) else np.asarray(given)
+        try:
+            array = read_npy(given) if isinstance(given, str | os.PathLike) else np.asarray(given)
+        except ValueError as error:
+            raise UsageError(f"the mask {given} is no .npy file: {error}", "write one with `numpy.save`") from error
     weights = np.asarray(array if array.dtype.kind == "f" else array != 0, np.float32)
     if weights.shape not in (view.picture_size, size):
         (height, width), (h, w) = view.picture_size, size

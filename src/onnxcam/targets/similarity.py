@@ -17,6 +17,7 @@ from onnxcam.graph.build import Builder
 from onnxcam.graph.head import Head, output_listing
 from onnxcam.graph.index import Graph
 from onnxcam.graph.signature import ImageInput
+from onnxcam.npy import read_npy
 from onnxcam.picture import Picture
 from onnxcam.targets.kind import (
     Array,
@@ -149,6 +150,6 @@ def _length(graph: Graph, output: str) -> int | None:
 
 def _loaded(path: Path) -> npt.NDArray[Any]:
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
+        return read_npy(path)
+    except ValueError as error:
         raise UsageError(f"{path} is no .npy file: {error}", "write one with `numpy.save`") from error
