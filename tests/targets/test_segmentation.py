@@ -205,3 +205,12 @@ def test_a_map_with_the_channels_of_a_picture_may_be_one_and_is_explained_when_n
         Explainer(model)
     assert "--class-output NAME" in error.value.hint
     assert Explainer(model, output="y", layer="a").classes == 3
+
+
+def test_the_first_of_several_maps_of_one_shape_is_taken_and_another_may_be_named() -> None:
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        net (float[N,3,8,8] x) => (float[N,2,8,8] out, float[N,2,8,8] aux) <float[2,3,1,1] w = {1, 0, 0, 0, 1, 0}>
+        { a = Relu(x) out = Conv(a, w) aux = Neg(out) }""")
+    assert "`out` taken for a segmentation of 2 classes in 8x8" in Explainer(model).notes
+    assert "`aux` taken for a segmentation of 2 classes in 8x8" in Explainer(model, output="aux").notes
