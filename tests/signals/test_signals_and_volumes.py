@@ -262,3 +262,11 @@ def test_methods_of_the_plane_are_refused_for_volumes(name: str) -> None:
 def test_no_file_that_explains_itself_is_made_of_a_model_of_signals(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="`x` takes signals: files that explain themselves are made of"):
         export(SIGNAL, tmp_path / "signal.cam.onnx")
+
+
+def test_frames_before_channels_are_not_taken_for_a_volume() -> None:
+    body = "a = Relu(x) p = GlobalAveragePool(a) q = Flatten(p) y = Gemm<transB=1>(q, h)"
+    proto = model("N,16,3,8,8", body, {"h": np.ones((4, 16))})
+    with pytest.raises(UnsupportedError, match=r"`x` \['N', 16, 3, 8, 8\] seems to take frames before channels"):
+        Explainer(proto)
+    assert Explainer(proto, input_layout="ncdhw").explain_tensor(np.ones((1, 16, 3, 8, 8), np.float32), 0)

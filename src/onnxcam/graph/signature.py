@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxcam.errors import ModelError, UsageError
+from onnxcam.errors import ModelError, UnsupportedError, UsageError
 from onnxcam.graph.beside import Beside
 from onnxcam.graph.index import Dim, Shape, value_type
 from onnxcam.graph.load import declared_inputs
@@ -112,9 +112,7 @@ def image_input(model: ModelProto, name: str, layout: str | None = None, wanted:
     ranked = {n: s for rank in (4, 5, 3) for n, s in shapes.items() if len(s) == rank}
     likely = [n for n, s in ranked.items() if len(s) == 4 and {s[1], s[-1]} & {*_CHANNELS}] or list(ranked)
     if len(likely) > 1 and len(ranked[likely[1]]) == len(ranked[likely[0]]):
-        raise ModelError(
-            f"{name} has several inputs that could be the picture: {listing}", "say which: `--input NAME`"
-        )
+        raise ModelError(f"{name} has several inputs that could be the picture: {listing}", "say which: `--input NAME`")
     value, shape = likely[0], ranked[likely[0]]
     sides = len(shape) - 2
     if layout is None:
@@ -128,6 +126,8 @@ def image_input(model: ModelProto, name: str, layout: str | None = None, wanted:
     depth = lengths[0] if sides == 3 else None
     above = [d for d in lengths[:-1] if d is not None]
     height = math.prod(above) if len(above) == sides - 1 else None
+    if inputs[value].dtype not in TensorProto.DataType.values()[1:]:
+        raise ModelError(f"{name}: input `{value}` has the unknown type {inputs[value].dtype}", "export it again")
     kind = np.dtype(helper.tensor_dtype_to_np_dtype(inputs[value].dtype)).name
     inside = _inside(model, value, channels or 3) if np.dtype(kind).kind == "f" and sides == 2 else None
     where = "nhwc" if last else "nchw"
@@ -142,6 +142,11 @@ _LAYOUTS = {1: ("ncl", "nlc"), 2: ("nchw", "nhwc"), 3: ("ncdhw", "ndhwc")}
 def _channels_last(model: ModelProto, value: str, shape: Shape) -> str:
     """The input's layout by its shape, or, of signals, by what reads it first."""
     first, last = _LAYOUTS[len(shape) - 2]
+    if len(shape) == 5 and shape[2] in _CHANNELS and not {shape[1], shape[4]} & {*_CHANNELS}:
+        raise UnsupportedError(
+            f"`{value}` {list(shape)} seems to take frames before channels, (N, T, C, H, W)",
+            "export the model with channels first (N, C, T, H, W); where it is so, say `--input-layout ncdhw`",
+        )
     if len(shape) > 3:
         return last if shape[-1] in _CHANNELS and shape[1] not in _CHANNELS else first
     reader = next((n for n in model.graph.node if value in n.input), None)
