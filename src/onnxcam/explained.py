@@ -1,5 +1,6 @@
 """The explained model: the user's graph with the target, the gradient and alpha appended as ordinary nodes."""
 
+import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -29,6 +30,8 @@ from onnxcam.runtime import Session
 from onnxcam.targets import Target, TargetKind, TargetSpec, default_kind
 
 DEFAULT_SIZE = (224, 224)
+MAX_INPUT = 2**27
+"""Most elements that one input of a model may have, the batch included where it is fixed."""
 Size = tuple[int, int]
 
 
@@ -145,6 +148,11 @@ def open_graph(
             f"{file.name} takes {image.plane} of {takes}, not {given}",
             "leave the size out, or export the model with dynamic height and width",
         )
+    if (elements := math.prod(d for d in image.bound(bound) if isinstance(d, int))) > MAX_INPUT:
+        raise UnsupportedError(
+            f"{file.name}: one input of shape {image.bound(bound)} has {elements:,} elements, more than {MAX_INPUT:,}",
+            "export the model for smaller inputs, or set `onnxcam.explained.MAX_INPUT` if you trust it",
+        )
     return load(file, image.shapes(bound), run or run_once(file, image, bound)), image, bound
 
 
@@ -259,7 +267,7 @@ def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **w
     taken = chosen.names
     inputs = {i.role: free_name(i.role, taken) for i in kind.inputs}
     op = Builder(graph)
-    target = kind.build(op, inputs)
+    target = kind.build(op, inputs).at(graph, [layer.name for layer in layers])
     if row.gradients and target.differentiated[0] in graph:
         names = [layer.name for layer in layers]
         target = replace(target, narrow=of_one_token(graph, op, target.differentiated[0], names))

@@ -28,6 +28,7 @@ from onnx import (
     numpy_helper,
 )
 
+from onnxcam.errors import ModelError
 from onnxcam.graph.foreign import stand_ins
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ Shape = tuple[Dim, ...]
 
 # Constants up to this many elements travel into shape inference and constant folding; larger ones are weights.
 SMALL = 4096
+# Constants of more elements than this are not computed when a model is loaded.
+LARGE = 2**26
 
 
 @dataclass(frozen=True)
@@ -254,7 +257,13 @@ class Graph:
         graph = helper.make_graph(nodes, "constant", [], [ValueInfoProto(name=value)], used + sizes)
         # onnx.reference knows DequantizeLinear from 19 on; nothing else changed its meaning there
         opset = helper.make_opsetid("", 19 if self.opset == 18 else self.opset)
-        folded: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=[opset])).run(None, {})
+        shapes = (self.shape(o) or () for n in needed for o in n.outputs)
+        if any(math.prod(d for d in shape if isinstance(d, int)) > LARGE for shape in shapes):
+            return None
+        try:
+            folded: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=[opset])).run(None, {})
+        except Exception as error:  # operators of the reference raise anything
+            raise _fails(value, error) from error
         return np.asarray(folded[0])
 
     def _sizes(self, node: Node) -> npt.NDArray[np.int64] | None:
@@ -461,8 +470,19 @@ def _evaluated(
     canonical.input.extend(f"i{k}" if name else "" for k, name in enumerate(node.input))
     canonical.output.extend(f"o{k}" for k in range(len(node.output)))
     feeds = {f"i{k}": numpy_helper.to_array(data[name]) for k, name in enumerate(node.input) if name}
-    values = _evaluator(canonical.SerializeToString(deterministic=True)).run(None, feeds)
+    try:
+        values = _evaluator(canonical.SerializeToString(deterministic=True)).run(None, feeds)
+    except Exception as error:  # operators of the reference raise anything
+        raise _fails(node.output[0], error) from error
     return {name: np.asarray(value) for name, value in zip(node.output, values, strict=True) if name}
+
+
+def _fails(value: str, error: Exception) -> ModelError:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ModelError(
+        f"constant `{value}` cannot be computed: {said}",
+        "check that the untouched file runs in onnxruntime; if it does, `onnxsim` can fold it beforehand",
+    )
 
 
 @lru_cache(1024)

@@ -5,7 +5,6 @@ graph, so the lifted model is compared with the original on one input and refuse
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -140,37 +139,11 @@ def _weights_as_inputs(lean: ModelProto, weights: Mapping[str, TensorProto]) -> 
 def _check(lean: ModelProto, weights: Mapping[str, TensorProto], name: str) -> None:
     try:
         onnx.checker.check_model(_weights_as_inputs(lean, weights))
-    except onnx.checker.ValidationError as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # ValidationError, and what its bindings make of a message that is no text
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{name} is not a valid ONNX model: {first}", "export it again, with a newer exporter"
         ) from error
-    for tensor in lean.graph.initializer:
-        if tensor.data_type not in TensorProto.DataType.values()[1:]:
-            raise ModelError(
-                f"{name}: weight `{tensor.name}` has the unknown type {tensor.data_type}",
-                "the file is damaged, or newer than the installed onnx: `pip install -U onnx`",
-            )
-    for tensor in weights.values():
-        if tensor.data_location == TensorProto.EXTERNAL or not tensor.HasField("raw_data"):
-            continue
-        expected = _byte_size(tensor)
-        if expected is not None and len(tensor.raw_data) != expected:
-            raise ModelError(
-                f"{name}: weight `{tensor.name}` holds {len(tensor.raw_data):,} bytes where its shape "
-                f"{tuple(tensor.dims)} needs {expected:,}",
-                "the file is damaged; export or download it again",
-            )
-
-
-def _byte_size(tensor: TensorProto) -> int | None:
-    count: int = math.prod(tensor.dims)
-    if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4):
-        return (count + 1) // 2
-    try:
-        return count * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    except KeyError:
-        return None
 
 
 def _lifted(lean: ModelProto, weights: Mapping[str, TensorProto], name: str) -> ModelProto:

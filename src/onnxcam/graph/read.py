@@ -1,13 +1,14 @@
 """From a path, bytes or a ModelProto to a parsed model; files that are handed over by mistake are named."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from onnx import FunctionProto, GraphProto, ModelProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, TensorProto, helper
 
 from onnxcam.errors import ModelError, UsageError
 from onnxcam.profiling import stage
@@ -16,6 +17,16 @@ from onnxcam.profiling import stage
 MAX_BYTES = 2**31 - 1
 MAX_MODEL_BYTES = 2**34
 """Most bytes that a model and its external files may have together by default: 16 GiB."""
+
+MAX_ELEMENTS = 2**40
+"""Most elements of one weight."""
+_DAMAGED = "the file is damaged; export or download it again"
+# Types of which several elements share a byte.
+_BITS = {
+    getattr(TensorProto, name): bits
+    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+    if hasattr(TensorProto, name)
+}
 
 _PYTORCH = "export it first: `torch.onnx.export(model.eval(), example_input, 'model.onnx')`"
 _TENSORFLOW = "convert it first: `python -m tf2onnx.convert --{} {} --output model.onnx`"
@@ -73,12 +84,14 @@ def read(source: ModelSource, *, max_bytes: int = MAX_MODEL_BYTES) -> ModelFile:
         return source
     if isinstance(source, ModelProto):
         _check_external(source, None, None, "<ModelProto>")
+        _check_tensors(source, "<ModelProto>")
         data = source.SerializeToString(deterministic=True)
         return ModelFile(source, "<ModelProto>", None, hashlib.sha256(data).hexdigest())
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
         model = _parse(data, "<bytes>", "")
         _check_external(model, None, None, "<bytes>")
+        _check_tensors(model, "<bytes>")
         return ModelFile(model, "<bytes>", None, hashlib.sha256(data).hexdigest())
     if not isinstance(source, str | os.PathLike):
         raise UsageError(f"a model is a path, bytes or a ModelProto, not {type(source).__name__}")
@@ -104,6 +117,7 @@ def read(source: ModelSource, *, max_bytes: int = MAX_MODEL_BYTES) -> ModelFile:
     model = _parse(data, str(path), path.suffix.lower())
     folder = path.parent.resolve()
     external = _check_external(model, folder, path.resolve().parent, str(path))
+    _check_tensors(model, path.name)
     if (total := size + sum((folder / f).stat().st_size for f in external)) > max_bytes:
         raise ModelError(
             f"{path}: {total:,} bytes with its external files, more than {max_bytes:,}",
@@ -140,6 +154,40 @@ def _parse(data: bytes, name: str, suffix: str) -> ModelProto:
         what, way_out = _SUFFIX.get(suffix, ("not an ONNX model", "give an `.onnx` file that holds a graph"))
         raise ModelError(f"{name} has no ONNX graph: it is {what}", way_out)
     return model
+
+
+def _check_tensors(model: ModelProto, name: str) -> None:
+    """Every constant has a known type, a possible shape, and as much data as they need.
+
+    Raises: ModelError for the first that has not.
+    """
+    for tensor in (t for part in (model.graph, *model.functions) for t in _tensors(part)):
+        if not tensor.ListFields():
+            continue
+        if tensor.data_type not in TensorProto.DataType.values()[1:]:
+            raise ModelError(
+                f"{name}: weight `{tensor.name}` has the unknown type {tensor.data_type}",
+                "the file is damaged, or newer than the installed onnx: `pip install -U onnx`",
+            )
+        count = math.prod(tensor.dims)
+        if any(d < 0 for d in tensor.dims) or count > MAX_ELEMENTS:
+            raise ModelError(f"{name}: weight `{tensor.name}` has the shape {tuple(tensor.dims)}", _DAMAGED)
+        if tensor.data_location == TensorProto.EXTERNAL:
+            continue
+        is_text = tensor.data_type == TensorProto.STRING
+        bits = _BITS.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        if tensor.HasField("raw_data") and not is_text:
+            held, needed, unit = len(tensor.raw_data), -(-count * bits // 8), "bytes"
+        else:
+            packed = {TensorProto.COMPLEX64: 2 * count, TensorProto.COMPLEX128: 2 * count}
+            needed = packed.get(tensor.data_type, -(-count * bits // 8) if tensor.data_type in _BITS else count)
+            held, unit = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))), "values"
+        if held != needed:
+            raise ModelError(
+                f"{name}: weight `{tensor.name}` holds {held:,} {unit} where its shape {tuple(tensor.dims)} needs "
+                f"{needed:,}",
+                _DAMAGED,
+            )
 
 
 def _tensors(graph: GraphProto | FunctionProto) -> Iterator[TensorProto]:
