@@ -714,6 +714,7 @@ _DETECTORS: dict[str, dict[str, Any]] = {
     "yolov10": _PICTURE,
     "nms": _PICTURE,
     "boxes": _PICTURE,
+    "rtdetr": {**_PICTURE, "fit": "squash"},
     "yolox": {**_PICTURE, "scale": 1.0, "channels": "bgr"},
     "yunet": {**_PICTURE, "scale": 1.0, "channels": "bgr", "fit": "squash"},
     "nanodet": {

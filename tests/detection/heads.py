@@ -222,6 +222,23 @@ def detr(queries: int) -> ModelProto:
     return net.model()
 
 
+def rtdetr(chosen: bool) -> ModelProto:
+    """Ultralytics' RT-DETR: sigmoids of boxes and classes in one table, or the ten best of them."""
+    net = Net(levels=1)
+    tokens = net.Transpose(net.reshape(net.conv(net.maps[0], 8), 1, 8, -1), perm=[0, 2, 1])
+    weights = [net.constant(net.rng.normal(size=(8, n)).astype(np.float32)) for n in (4, CLASSES)]
+    boxes, scores = (net.Sigmoid(net.MatMul(tokens, w)) for w in weights)
+    if chosen:
+        best, labels = net.TopK(scores, *_ints(net, 1), outputs=2, axis=2)
+        top, index = net.TopK(best, *_ints(net, 10), outputs=2, axis=1)
+        labels = net.Cast(net.GatherElements(labels, index, axis=1), to=TensorProto.FLOAT)
+        four = net.Tile(index, net.constant(np.array([1, 1, 4], np.int64)))
+        net.output(net.Concat(net.GatherElements(boxes, four, axis=1), top, labels, axis=2), "output0")
+    else:
+        net.output(net.Concat(boxes, scores, axis=2), "output0")
+    return net.model()
+
+
 def _flat(net: Net) -> tuple[str, str]:
     """Corners in pixels (1, 84, 4) and probabilities (1, 84, C)."""
     boxes = net.Concat(*(net.rows(net.conv(m, 4, bias=0.1), 4) for m in net.maps), axis=1)
@@ -297,6 +314,8 @@ HEADS: dict[str, tuple[str, Callable[[], ModelProto]]] = {
     "yunet": ("yunet", yunet),
     "detr": ("detr", lambda: detr(20)),
     "rt-detr": ("detr", lambda: detr(120)),
+    "rtdetr, a table": ("rtdetr", lambda: rtdetr(False)),
+    "rtdetr, chosen": ("rtdetr", lambda: rtdetr(True)),
     "yolov10": ("yolov10", yolov10),
     "nms": ("nms", nms),
     "boxes": ("boxes", boxes),

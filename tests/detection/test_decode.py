@@ -10,6 +10,7 @@ from onnxcam.detection.decode import (
     HeadLayout,
     Levels,
     NanoDet,
+    Queries,
     ScoresAndBoxes,
     Yolo,
     YoloX,
@@ -148,6 +149,20 @@ def test_yolov10_says_box_score_and_class_itself() -> None:
     assert labels.tolist() == [5, 2] and scores.tolist() == [0.9, 0.1]
 
 
+@pytest.mark.parametrize("chosen", [True, False])
+def test_rtdetr_has_shares_by_centre(chosen: bool) -> None:
+    row = [0.5, 0.5, 0.25, 0.5, 0.9, 1.0] if chosen else [0.5, 0.5, 0.25, 0.5, 0.1, 0.9]
+    layout = (
+        EndToEnd(("o",), ((1, 6),), SIZE, 2, centres=True)
+        if chosen
+        else Queries(("o",), ((1, 6),), SIZE, 2, False, False)
+    )
+    table = np.array([row])
+    labels, scores = layout.best(layout.rows([table]))
+    assert decoded(layout, table)[0][0].tolist() == [24, 8, 40, 24]
+    assert (labels.tolist(), scores.tolist()) == ([1], [0.9]) and not layout.suppresses
+
+
 def test_retinanet_anchors_are_torchvisions() -> None:
     """AnchorGenerator(((32, 40, 50), ...), ((0.5, 1, 2),) * 5) of torchvision 0.28, two cells of a 64x64 picture."""
     anchors = retinanet_anchors((64, 64))
@@ -203,6 +218,8 @@ def _layouts() -> dict[str, HeadLayout]:
         "levels": Levels(("s", "b"), ((18, 1, 2), (36, 1, 2)), SIZE, 2, np.tile(anchors, (9, 1)), "sigmoid"),
         "yunet": YuNet(tuple("abcdefghi"), tuple((n, w) for w in (1, 1, 4) for n in (32, 8, 2)), SIZE, 1, SMALL),
         "yolov10": EndToEnd(("o",), ((2, 6),), SIZE, 0),
+        "rtdetr": Queries(("o",), ((2, 6),), SIZE, 2, False, False),
+        "rtdetr chosen": EndToEnd(("o",), ((2, 6),), SIZE, 0, centres=True),
     }
 
 

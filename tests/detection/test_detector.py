@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from onnxcam import Detector, Picture, Preprocess, load_picture
 from onnxcam.detection import KINDS, BoxExplanation, looks_like_detector
+from onnxcam.detection.decode import EndToEnd
 from onnxcam.detection.neck import shared_map
 from onnxcam.detection.recognise import recognised
 from onnxcam.errors import OnnxCamError, UnsupportedError, UsageError
@@ -33,7 +34,7 @@ def detector(name: str, **options: object) -> Detector:
     return Detector(model(name), **settings)  # type: ignore[arg-type]
 
 
-CLASSES_OF = {"nanodet": 40, "ultraface": 1, "yunet": 1, "yolov10": 0, "boxes": 0}
+CLASSES_OF = {"nanodet": 40, "ultraface": 1, "yunet": 1, "yolov10": 0, "boxes": 0, "rtdetr, chosen": 0}
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -72,7 +73,7 @@ def rows_at(d: Detector, x: np.ndarray) -> np.ndarray:
 def class_scalar(d: Detector, rows: np.ndarray, anchor: int, label: int) -> float:
     """The sum of the logits of what multiplies to the score; the score, where it is gathered behind its sigmoid."""
     factors = rows[anchor, list(d._layout.factors(label))]
-    if d.kind in ("yolov10", "boxes") or d._layout.is_raw:
+    if isinstance(d._layout, EndToEnd) or d._layout.is_raw:
         return float(factors.sum())
     if d.kind == "ssd":  # a softmax's logits are known but for a constant: the head's own are looked at elsewhere
         return float("nan")

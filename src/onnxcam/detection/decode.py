@@ -190,6 +190,18 @@ class Yolo(HeadLayout):
 
 
 @dataclass(frozen=True)
+class Queries(Yolo):
+    """(M, 4 + C): centre, width and height as shares of the picture, then classes (RT-DETR)."""
+
+    def boxes(self, rows: Array, places: Array) -> Array:
+        return edges_of_centres(*(rows[:, :4] * ((self.size[1], self.size[0]) * 2)).T)
+
+    @property
+    def suppresses(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
 class YoloX(Yolo):
     """The same before decoding: centre and logarithm of the size, in strides from each cell's corner."""
 
@@ -385,9 +397,10 @@ class YuNet(HeadLayout):
 @dataclass(frozen=True)
 class EndToEnd(HeadLayout):
     """Boxes that the model has chosen itself, (M, 6): x0, y0, x1, y1, score, class (YOLOv10); or three outputs of
-    these columns (torchvision)."""
+    these columns (torchvision). centres: centre, width and height in place of edges (RT-DETR)."""
 
     batched: bool = True
+    centres: bool = False
 
     def rows(self, outputs: Sequence[Array]) -> Array:
         named = [o.reshape(s) for o, s in zip(outputs, self.shapes, strict=True)]
@@ -399,7 +412,8 @@ class EndToEnd(HeadLayout):
         return np.tile(np.array(scale, np.float64), (len(rows), 1))
 
     def boxes(self, rows: Array, places: Array) -> Array:
-        return np.asarray(rows[:, :4] * places)
+        box = np.asarray(rows[:, :4] * places)
+        return edges_of_centres(*box.T) if self.centres else box
 
     def scores(self, rows: Array) -> Array:
         return rows[:, 4:5]

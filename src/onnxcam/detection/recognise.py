@@ -14,6 +14,7 @@ from onnxcam.detection.decode import (
     HeadLayout,
     Levels,
     NanoDet,
+    Queries,
     ScoresAndBoxes,
     Size,
     Yolo,
@@ -96,6 +97,22 @@ class Evidence:
     def has_objectness(self, value: str) -> bool:
         """Whether a last convolution has a single channel."""
         return any((self.graph.shape(n.outputs[0]) or (0, 0))[1] == 1 for n in self.tail(value)[1])
+
+    def boxes_are_shares(self, value: str) -> bool:
+        """Whether the first part of a value is a Sigmoid that was only moved since: boxes as shares of the picture."""
+        node = self.graph.producer(value)
+        while node is not None and node.op_type == "Identity":
+            node = self.graph.producer(node.inputs[0])
+        if node is None or node.op_type != "Concat" or node.attrs["axis"] not in (-1, 2):
+            return False
+        node = self.graph.producer(node.inputs[0])
+        while node is not None and (
+            node.op_type in MOVES
+            or node.op_type.startswith("Gather")
+            or (node.op_type, len(node.inputs)) == ("Concat", 1)
+        ):
+            node = self.graph.producer(node.inputs[0])
+        return node is not None and node.op_type == "Sigmoid"
 
     def tables(self) -> list[tuple[str, Shape]]:
         """Outputs (A, D) per sample."""
@@ -289,6 +306,15 @@ def _chosen(evidence: Evidence) -> EndToEnd | None:
     return None
 
 
+def _rtdetr(evidence: Evidence) -> HeadLayout | None:
+    for name, shape in evidence.tables():
+        if shape[0] <= 1000 and shape[1] == 6:
+            return EndToEnd((name,), (shape,), evidence.size, evidence.classes or 0, centres=True)
+        if shape[0] <= 1000 and shape[1] > 4:
+            return Queries((name,), (shape,), evidence.size, shape[1] - 4, False, False)
+    return None
+
+
 def _detr(evidence: Evidence) -> ScoresAndBoxes | None:
     pair = _pair(evidence)
     if pair is None or evidence.shapes[pair[1]][0] > 1000:
@@ -348,6 +374,7 @@ KINDS: dict[str, tuple[Callable[[Evidence], HeadLayout | None], str]] = {
     "yolov8": (_yolov8, "(N, 4 + C, A): v8, v9, v11, v12, decoded, no objectness"),
     "yolov5": (_yolov5, "(N, A, 5 + C): v5, v6, v7, YOLOX with its decoder, objectness times class"),
     "detr": (_detr, "class logits (N, M, C) and boxes (N, M, 4) of M queries: DETR, RT-DETR"),
+    "rtdetr": (_rtdetr, "(N, M, 4 + C) or (N, M, 6) of M queries, centre and size as shares: RT-DETR of Ultralytics"),
     "boxes": (_chosen, "boxes (M, 4), scores (M) and labels (M), chosen by the model: torchvision, end-to-end exports"),
     "yolov10": (_yolov10, "(N, M, 6): x0, y0, x1, y1, score, class, chosen by the model"),
 }
@@ -394,6 +421,12 @@ def _guess(evidence: Evidence) -> str | None:
     """The kind, from the strictest evidence to the weakest."""
     if _chosen(evidence) is not None:
         return "boxes"
+    table = _rtdetr(evidence)
+    if table is not None and evidence.boxes_are_shares(table.values[0]):
+        return "rtdetr"
+    best = _yolov10(evidence)
+    if best is not None and evidence.has(best.values[0], "TopK", "NonMaxSuppression"):
+        return "yolov10"
     if suppression(evidence.graph) is not None:
         return "nms" if _nms(evidence) is not None else None
     if _yunet(evidence) is not None:
