@@ -22,8 +22,8 @@ def default_kind(graph: Graph, image: ImageInput, output: str | None = None, sco
             raise UnsupportedError(
                 f"no output holds one score per class, or per class and pixel: {output_listing(graph)}",
                 "say what to explain: one element (`--element OUTPUT[INDEX,...]`), likeness to a vector or picture "
-                "(`--similar-to FILE`), a map of classes (`--class-output NAME`), or in Python a target of "
-                "`onnxcam.targets`",
+                "(`--similar-to FILE`), a map of classes (`--class-output NAME`), the boxes of a detector (`--detector "
+                "KIND`, in Python `onnxcam.Detector`), or in Python a target of `onnxcam.targets`",
             ) from error
         return Segmentation(output=dense).bind(graph, image)
     if output is None and is_normalised(graph, kind.head.logits):
