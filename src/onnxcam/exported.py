@@ -509,7 +509,9 @@ def _targets(op: Builder, chosen: Plan, request: _Request, names: _Names) -> lis
     beside = {role: op.constant(value) for role, value in request.fixed.items()} | dict(names.target_inputs)
 
     def target(index: str) -> Target:
-        return chosen.kind.build(op, {CLASS_INDEX: index, **beside})
+        return chosen.kind.build(op, {CLASS_INDEX: index, **beside}).at(
+            chosen.graph, [layer.name for layer in chosen.layers]
+        )
 
     if names.class_index is not None:
         return [target(names.class_index)]

@@ -10,7 +10,9 @@ from target_networks import ENDS, segmenter
 
 from onnxcam import Explainer
 from onnxcam.errors import UnsupportedError, UsageError
-from onnxcam.targets import Segmentation
+from onnxcam.explained import explained_model, open_graph
+from onnxcam.graph.read import read
+from onnxcam.targets import Linear, Segmentation
 
 SHARED = Path(__file__).parents[3] / "shared"
 
@@ -124,6 +126,49 @@ def letterboxed_picture(picture: np.ndarray):
     from onnxcam import load_picture
 
     return load_picture(picture)
+
+
+@pytest.mark.parametrize("layer", ["a", "s", "l"])
+def test_layers_behind_the_enlarging_are_explained_too(x: np.ndarray, layer: str) -> None:
+    """At the logits themselves the map is the class's own scores in its region."""
+    mask = np.random.default_rng(9).random((8, 12)) < 0.3
+    asked = Segmentation(1, mask=mask)
+    made = Explainer(segmenter(), method="hirescam", target=Segmentation(), layer=layer, threads=1)
+    found, l = made.explain_tensor(x[:1], asked)[0], logits(x[0])  # noqa: E741
+    per_cell = l[1] * mask if layer == "l" else (l[1] * mask).reshape(4, 2, 6, 2).sum(axis=(1, 3))
+    np.testing.assert_allclose(found.raw, per_cell, rtol=1e-4, atol=1e-5)
+    assert found.score == pytest.approx(float((l[1] * mask).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["scales", "sizes", "sizes of the picture"])
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_one_class_is_enlarged_as_all_of_them_are(how: str, mode: str) -> None:
+    """The same map as of the linear target, which enlarges all classes and goes back through all of them."""
+    size = {
+        "scales": "l = Resize<mode=\"MODE\">(s, , twice)",
+        "sizes": "n = Shape<end=2>(s) t = Concat<axis=0>(n, out) l = Resize<mode=\"MODE\">(s, , , t)",
+        "sizes of the picture": "n = Shape<end=2>(s) o = Shape<start=2>(x) t = Concat<axis=0>(n, o) "
+                                "l = Resize<mode=\"MODE\">(s, , , t)",
+    }[how].replace("MODE", mode)  # fmt: skip
+    model = parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 18]>
+        net (float[N,3,8,8] x) => (float[N,2,8,8] y)
+        <float[2,3,1,1] w = {{1, 0.5, -1, -2, 1, 0.25}}, float[4] twice = {{1, 1, 2, 2}}, int64[2] out = {{8, 8}}>
+        {{ p = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x) a = Relu(p) s = Conv(a, w) {size} y = Identity(l) }}
+        """)
+    x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    mask = np.random.default_rng(9).random((8, 8)) < 0.3
+    made = Explainer(model, method="hirescam", target=Segmentation(background=None), layer="a", threads=1)
+    weights = np.stack([0 * mask, 1.0 * mask])
+    linear = Explainer(model, method="hirescam", target=Linear({"y": weights}), layer="a", threads=1)
+    asked = Segmentation(1, mask=mask)
+    for one, other in zip(made.explain_tensor(x, asked), linear.explain_tensor(x), strict=True):
+        np.testing.assert_allclose(one.raw, other.raw, rtol=1e-4, atol=1e-5)
+        assert one.score == pytest.approx(other.score, rel=1e-4, abs=1e-5)
+    graph, image, _ = open_graph(read(model))
+    rewritten = explained_model(graph, image, target=asked, layer="a").model
+    enlarged = [n.op_type for n in rewritten.graph.node if "/target/Resize" in n.name and ".vjp" not in n.name]
+    assert enlarged == ["Resize"]  # the class alone is, and nothing but that is differentiated
 
 
 def test_the_layer_is_the_last_one_before_the_classes_are_enlarged() -> None:

@@ -1,15 +1,15 @@
 """What a target is: a scalar per sample, built in the graph, and what chooses it at run time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ValueInfoProto
 
-from onnxcam.autodiff.engine import INTEGERS
+from onnxcam.autodiff.engine import INTEGERS, live_path
 from onnxcam.autodiff.quantized import quantization
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder, tensor_info
@@ -30,7 +30,8 @@ class Target:
     y, cotangent: what is differentiated in its place, such that d score = sum(cotangent dy). index (N,) int64, classes
     and probabilities (N, C): of targets that are one of C classes. resolved: run-time inputs by role, and what they
     were decided to be (-1, predicted, becomes a number). narrow: a copy of y with the gradient at the layers
-    alone, see `of_one_token`.
+    alone, see `of_one_token`. source: where there is one, the value from which on the score is computed by a shorter
+    way than y is.
     """
 
     score: str
@@ -41,6 +42,14 @@ class Target:
     probabilities: str | None = None
     resolved: Mapping[str, str] = field(default_factory=dict)
     narrow: str | None = None
+    source: str | None = None
+
+    def at(self, graph: Graph, layers: Sequence[str]) -> "Target":
+        """The target with the shorter way back where it leads to all of these layers."""
+        if self.source is None:
+            return self
+        beyond = [v for v in layers if v != self.source and not live_path(graph, self.source, [v])[1]]
+        return self if beyond else replace(self, y=None, cotangent=None)
 
     @property
     def differentiated(self) -> tuple[str, str | None]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from onnxcam.autodiff.quantized import real_value
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.build import Builder
 from onnxcam.graph.head import DenseHead, Head, dense_head, output_listing
-from onnxcam.graph.index import Graph
+from onnxcam.graph.index import Graph, Node
 from onnxcam.graph.layout import layouts
 from onnxcam.graph.signature import ImageInput
 from onnxcam.npy import read_npy
@@ -74,8 +74,8 @@ class Segmentation(TargetSpec):
 
 
 def segmentation_output(graph: Graph, image: ImageInput) -> str | None:
-    """The output that makes a model a segmenter: a map of classes nearly as fine as the picture, the first of several of
-    one shape.
+    """The output that makes a model a segmenter: a map of classes nearly as fine as the picture, the first of several
+    of one shape.
 
     None where that might be a picture itself: as many channels, without an activation.
     """
@@ -169,9 +169,19 @@ class SegmentationKind(TargetKind):
                 predicted = op.Cast(op.Equal(winners, op.Unsqueeze(index, [1, 2])), to=op.dtype)
             given = names[REGION]
             region = op.Where(op.Less(given, 0.0), predicted, given)
-            cotangent = op.Mul(one_hot, op.Unsqueeze(region, [axis]))
-            score = op.ReduceSum(op.Mul(logits, cotangent), [1, 2, 3], keepdims=0)
-        return Target(score, logits, cotangent, index, areas, None, {CLASS_INDEX: index, REGION: region})
+            decided = {CLASS_INDEX: index, REGION: region}
+            place = op.Unsqueeze(region, [axis])
+            cotangent = op.Mul(one_hot, place)
+            source, resizes = _before_resizing(op.graph, self.head.logits) if axis == 1 else (None, [])
+            if source is None or not resizes:
+                score = op.ReduceSum(op.Mul(logits, cotangent), [1, 2, 3], keepdims=0)
+                return Target(score, logits, cotangent, index, areas, None, decided)
+            # The class alone is enlarged once more, and on the way back alone, not all classes.
+            plane = op.ReduceSum(op.Mul(real_value(op, source), one_hot), [1], keepdims=1)
+            for node in resizes:
+                plane = _resized(op, node, plane)
+            score = op.ReduceSum(op.Mul(plane, place), [1, 2, 3], keepdims=0)
+        return Target(score, logits, cotangent, index, areas, None, decided, source=source)
 
     def question(self, asked: Any, scene: Scene) -> Question:
         chosen = self.default if asked is None else asked
@@ -212,6 +222,37 @@ class SegmentationKind(TargetKind):
 
     def record(self) -> Mapping[str, Any]:
         return {"kind": "segmentation", "multi_label": self.multi_label, "background": self.background}
+
+
+def _before_resizing(graph: Graph, value: str) -> tuple[str, list[Node]]:
+    """What the last Resizes before a value (N, C, h, w) are applied to, and these, first to last."""
+    resizes: list[Node] = []
+    while (node := graph.producer(value)) is not None and node.kind in ("Resize", "Identity"):
+        if node.kind == "Identity":
+            value = node.inputs[0]
+            continue
+        scales = graph.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+        by_scales = scales is not None and scales.size == 4 and scales[0] == scales[1] == 1
+        by_sizes = len(node.inputs) > 3 and node.inputs[3] != "" and node.attrs["keep_aspect_ratio_policy"] == "stretch"
+        fixed = all(isinstance(d, int) for d in (graph.shape(node.outputs[0]) or (None,))[2:])
+        simple = (
+            fixed and "axes" not in node.attrs and node.attrs["coordinate_transformation_mode"] != "tf_crop_and_resize"
+        )
+        if not simple or not (by_scales or by_sizes):
+            break
+        resizes.insert(0, node)
+        value = node.inputs[0]
+    return value, resizes
+
+
+def _resized(op: Builder, node: Node, plane: str) -> str:
+    """A Resize of (N, C, h, w) applied to (N, 1, h, w)."""
+    attrs = {a.name: helper.get_attribute_value(a) for a in node.proto.attribute}
+    if len(node.inputs) > 3 and node.inputs[3]:
+        shape = op.graph.shape(node.outputs[0]) or ()
+        sizes = op.Concat(op.Shape(plane, end=2), list(shape[2:]), axis=0)
+        return str(op.Resize(plane, None, None, sizes, **attrs))
+    return str(op.Resize(plane, None, node.inputs[2], **attrs))
 
 
 def _mask(given: Any, view: View, size: tuple[int, int]) -> npt.NDArray[np.float32]:
