@@ -120,7 +120,7 @@ def test_corners_in_columns_are_one_box(tree: Path) -> None:
         ("m.jsonl", '{"picture": 3}\n', "line 1: `picture` is no path"),
         ("m.jsonl", '{"picture": "x.png"}\nnonsense\n', "line 2: not JSON"),
         ("m.jsonl", "[1]\n", "line 1: not a JSON object"),
-        ("m.jsonl", '{"picture": "x", "boxes": [[NaN, 0, 1, 1]]}\n', "line 1: the box [nan, 0, 1, 1]"),
+        ("m.jsonl", '{"picture": "x", "boxes": [[NaN, 0, 1, 1]]}\n', "line 1: not JSON: NaN is no JSON"),
         ("m.jsonl", '{"picture": "x", "target": [1]}\n', "line 1: `target` is neither a label nor an index"),
         ("m.txt", "x.png\n", "a manifest ends in .csv or .jsonl"),
     ],

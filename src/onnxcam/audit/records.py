@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxcam.audit.form import is_header, is_record
 from onnxcam.errors import OnnxCamError, OutputError, UsageError
 from onnxcam.explainer import Explainer
 from onnxcam.explanation import Explanation
@@ -166,6 +167,8 @@ def read_run(folder: str | os.PathLike[str]) -> Record:
             f"{folder} holds no audit: `{RUN}` is missing or not of the format `{FORMAT}`",
             "make one with `onnxcam explain MODEL PICTURES -o FOLDER`",
         )
+    if not is_header(header):
+        raise UsageError(f"{path}: its fields are not those of an audit", "take the file as the run wrote it")
     return header
 
 
@@ -178,7 +181,13 @@ def read_records(folder: str | os.PathLike[str]) -> Iterator[Record]:
     """
     read_run(folder)
     index = RecordIndex(Path(folder) / RECORDS)
-    yield from index.records()
+    for record in index.records():
+        if not is_record(record):
+            raise OutputError(
+                f"{index.path}: the record of `{record['name']}` lacks fields, or has others",
+                "delete its line to have the picture explained again",
+            )
+        yield record
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,8 +187,8 @@ def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
         if line.strip():
             try:
                 yield number, parsed_json(line)
-            except ValueError:
-                yield number, "not JSON"
+            except ValueError as error:
+                yield number, f"not JSON: {error}"
 
 
 def _asked(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
