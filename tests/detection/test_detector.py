@@ -386,6 +386,31 @@ def test_a_segmenter_is_no_detector() -> None:
     assert not looks_like_detector(net.model())
 
 
+@pytest.mark.parametrize("classes", [0, 10])
+def test_the_tokens_of_a_transformer_are_no_boxes(classes: int) -> None:
+    """64 rows of 24 numbers, as many as cells of stride 8; with class scores beside them or not."""
+    net = Net(levels=1)
+    tokens = net.Transpose(net.reshape(net.conv(net.maps[0], 24), 1, 24, -1), perm=[0, 2, 1])
+    gate = net.Sigmoid(tokens)
+    tokens = net.Mul(tokens, gate)
+    if classes:
+        head = net.constant(np.ones((24, classes), np.float32))
+        net.output(
+            net.MatMul(net.ReduceMean(tokens, net.constant(np.array([1], np.int64)), keepdims=0), head), "y", rank=2
+        )
+    net.output(tokens, "last_hidden_state")
+    assert not looks_like_detector(net.model())
+
+
+def test_tokens_beside_class_scores_are_no_boxes_even_behind_a_sigmoid() -> None:
+    net = Net(levels=1)
+    tokens = net.Sigmoid(net.Transpose(net.reshape(net.conv(net.maps[0], 24), 1, 24, -1), perm=[0, 2, 1]))
+    net.output(tokens, "attention")
+    assert looks_like_detector(net.model())
+    net.output(net.ReduceMean(tokens, net.constant(np.array([1], np.int64)), keepdims=0), "y", rank=2)
+    assert not looks_like_detector(net.model())
+
+
 def test_a_detector_without_sigmoid_has_one_put_behind_it() -> None:
     """The same head with and without its sigmoid: the same boxes, scores and maps."""
     found: list[BoxExplanation] = []

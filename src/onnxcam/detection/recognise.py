@@ -26,6 +26,7 @@ from onnxcam.detection.decode import (
     ultraface_anchors,
 )
 from onnxcam.detection.neck import tail
+from onnxcam.detection.target import ends_in_activation
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.graph.head import before_activation
 from onnxcam.graph.index import Graph, Node
@@ -113,6 +114,10 @@ class Evidence:
         ):
             node = self.graph.producer(node.inputs[0])
         return node is not None and node.op_type == "Sigmoid"
+
+    def levels(self, value: str) -> int:
+        """Number of different grids that the last convolutions before a value have."""
+        return len({(self.graph.shape(n.outputs[0]) or ())[2:] for n in self.tail(value)[1]})
 
     def tables(self) -> list[tuple[str, Shape]]:
         """Outputs (A, D) per sample."""
@@ -407,8 +412,15 @@ def recognised(
 
 
 def is_detector(graph: Graph, size: Size) -> bool:
-    """Whether the outputs look like a detector's."""
-    return _guess(Evidence(graph, size, None, None)) is not None
+    """Whether the outputs look like a detector's; a model with class scores of whole pictures is none."""
+    kind = _guess(Evidence(graph, size, None, None))
+    return kind in ("nms", "boxes") or (kind is not None and not _classifies(graph))
+
+
+def _classifies(graph: Graph) -> bool:
+    """Whether an output is (N, C)."""
+    shapes = [graph.shape(o) or () for o in graph.outputs]
+    return any(len(s) == 2 and isinstance(s[1], int) and s[1] > 1 for s in shapes)
 
 
 def _number(graph: Graph, node: Node, position: int) -> float | None:
@@ -441,6 +453,8 @@ def _guess(evidence: Evidence) -> str | None:
     if found is None:
         return "yolov10" if _yolov10(evidence) is not None else None
     name, shape, swapped, _, per_cell = found
+    if evidence.levels(name) < 2 and not ends_in_activation(evidence.graph, name):
+        return None  # as many rows as cells have the tokens of a transformer too
     if per_cell == 3:
         return "yolov5"
     if evidence.computes(name):
