@@ -48,7 +48,7 @@ LAYERS = [
     ["verify"],
     ["explanation", "check", "presets"],
     ["explainer"],
-    ["demo", "metrics", "audit", "exported", "comparison", "preview"],
+    ["demo", "metrics", "audit", "exported", "comparison", "preview", "strip"],
     ["report", "web", "detection", "ray"],
     ["cli", "_console"],
 ]

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser("explain", help="lay the heat map of a class over a picture")
     explain.add_argument("model", metavar="MODEL", help="an .onnx file")
-    pictures = "pictures, folders, patterns, or - for a list on stdin"
+    pictures = "pictures, folders, patterns, - for a list on stdin; or a signal or volume as .npy"
     explain.add_argument("images", metavar="IMAGE", nargs="*", help=pictures)
     kinds = ".png, .jpg, .webp: overlay; .npy: values; .json: record (default ./IMAGE.cam.png); of several: a folder"
     explain.add_argument("-o", "--output", metavar="PATH", help=kinds)
@@ -514,6 +514,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     target = Path(arguments.output or f"{Path(image).stem}.cam.png")
     _check_writable(target)
     drawing = _drawing(arguments, target)
+    if image.lower().endswith(".npy"):
+        return _explain_array(arguments, Path(image), target)
     picture = load_picture(image, max_pixels=arguments.max_pixels or MAX_PIXELS)
     if _is_detection(arguments):
         return _explain_boxes(arguments, picture, target, drawing, asked)
@@ -522,6 +524,31 @@ def _explain(arguments: argparse.Namespace) -> int:
         explainer = _explainer(arguments, progress)
         explanation = explainer(picture, arguments.target)
     explanation.save(target, **drawing)
+    _report(explainer, [(explanation, target)], arguments.json)
+    return 0
+
+
+def _explain_array(arguments: argparse.Namespace, path: Path, target: Path) -> int:
+    """A signal or a volume, as the model takes it."""
+    from onnxcam.output import write_atomically
+    from onnxcam.render import encoded
+    from onnxcam.strip import drawn, load_array
+
+    x = load_array(path)
+    explainer = _explainer(arguments, lambda done, total: None)
+    image = explainer.image
+    if image.sides == 2:
+        raise UsageError(f"{path} is an array, and the model takes pictures", "arrays are for signals and volumes")
+    x = x[None] if x.ndim == image.sides + 1 else x
+    if x.ndim == image.sides + 2 and len(x) != 1:
+        raise UsageError(f"{path} holds {len(x)} samples", "give one; `explain_tensor` takes several in Python")
+    (explanation,) = explainer.explain_tensor(x.astype(image.dtype), arguments.target)
+    if target.suffix in (".npy", ".json"):
+        explanation.save(target)
+    else:
+        first = x[0] if image.layout == "nchw" else x[0].transpose(-1, *range(image.sides))
+        page = drawn(first, explanation.values, arguments.colormap, arguments.opacity)
+        write_atomically(target, encoded(page, target.suffix))
     _report(explainer, [(explanation, target)], arguments.json)
     return 0
 
@@ -949,8 +976,8 @@ def _check(arguments: argparse.Namespace) -> int:
         console.print_line(f"score    {report.head.classes} classes, logits `{report.head.logits}`{end}")
     chosen = report.automatic
     sides = "x".join(map(str, chosen.layer.layout.shape))
-    console.print_line(f"layer    {chosen.layer.name} ({chosen.layer.op_type}, {chosen.layer.channels} channels, {sides}); "
-                       f"{len(report.layers)} candidates")  # fmt: skip
+    kind = f"{chosen.layer.op_type}, {chosen.layer.channels} channels, {sides}"
+    console.print_line(f"layer    {chosen.layer.name} ({kind}); {len(report.layers)} candidates")
     console.print_line(f"methods  {_possible(chosen.methods)}")
     blocked = [r for r in report.layers if r.blockers]
     if blocked:

@@ -230,6 +230,11 @@ class Explainer:
         return self._explained.method.name
 
     @property
+    def image(self) -> ImageInput:
+        """What the model takes: the picture input, its layout, type and sides."""
+        return self._explained.image
+
+    @property
     def classes(self) -> int:
         """Number of classes C; 0 where the target is no class."""
         return self._explained.head.classes
