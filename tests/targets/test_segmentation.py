@@ -8,7 +8,7 @@ import pytest
 from onnx import parser
 from target_networks import ENDS, segmenter
 
-from onnxcam import Explainer
+from onnxcam import Explainer, load_picture
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.explained import explained_model, open_graph
 from onnxcam.graph.read import read
@@ -111,7 +111,7 @@ def test_a_mask_of_the_picture_lies_where_the_picture_lies_in_a_letterbox() -> N
     mask = np.zeros((24, 12), bool)
     mask[6:12, 3:9] = True
     letterboxed = explainer(preprocess={"fit": "letterbox"})
-    tensor, view = letterboxed.preprocess(letterboxed_picture(picture))
+    tensor, view = letterboxed.preprocess(load_picture(picture))
     assert view.to_tensor([0, 0, 12, 24]).tolist() == [4, 0, 8, 8]
     inside = np.zeros((8, 12), bool)
     inside[2:4, 5:7] = True
@@ -120,12 +120,6 @@ def test_a_mask_of_the_picture_lies_where_the_picture_lies_in_a_letterbox() -> N
         one = letterboxed(picture, target)
         assert one.score == pytest.approx(score, rel=1e-4, abs=1e-4)
         np.testing.assert_allclose(one.raw, raw, rtol=1e-3, atol=1e-4)
-
-
-def letterboxed_picture(picture: np.ndarray):
-    from onnxcam import load_picture
-
-    return load_picture(picture)
 
 
 @pytest.mark.parametrize("layer", ["a", "s", "l"])
@@ -259,3 +253,17 @@ def test_the_first_of_several_maps_of_one_shape_is_taken_and_another_may_be_name
         { a = Relu(x) out = Conv(a, w) aux = Neg(out) }""")
     assert "`out` taken for a segmentation of 2 classes in 8x8" in Explainer(model).notes
     assert "`aux` taken for a segmentation of 2 classes in 8x8" in Explainer(model, output="aux").notes
+
+
+def test_a_trained_unet_whose_pixels_may_be_of_several_classes_lights_the_region_that_it_predicts() -> None:
+    """Energy inside the choroid, 6 % of the scan: 0.60 at the automatic layer, 0.12 at the bottleneck."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip("needs ../shared/models")
+    gray = {"scale": 1 / 127.5, "mean": (1,), "std": (1,), "fit": "squash", "channels": "gray"}
+    model, scan = SHARED / "models" / "choroidalyzer_oct_unet.onnx", SHARED / "images" / "oct_choroid_image1.png"
+    made = Explainer(model, target=Segmentation(multi_label=True), preprocess=gray, threads=2)
+    one = made(scan)
+    region = made.outputs(made.preprocess(load_picture(scan))[0])["conv2d_37"][0, 0] > 0
+    assert (one.class_index, one.raw.shape) == (0, (48, 48))
+    assert one.scores[0] == pytest.approx(region.mean(), rel=1e-5)
+    assert one.values[region].sum() > 0.5 * one.values.sum()
