@@ -5,6 +5,7 @@ import pytest
 from onnx import parser
 
 from onnxcam import Explainer
+from onnxcam.targets import Element, Linear, TargetSpec
 
 
 def net(size: int, body: str, channels: int = 5) -> onnx.ModelProto:
@@ -59,3 +60,8 @@ def test_the_layer_is(name: str) -> None:
     made = Explainer(model, output="y", threads=1)
     assert made.layer == layer
     assert f"layer `{layer}` chosen: the last map before one is enlarged" in made.notes
+
+
+@pytest.mark.parametrize("target", [Element("y[2,3:9,4]"), Linear({}, outputs=("y",))])
+def test_parts_of_a_map_are_read_off_it_too(target: TargetSpec) -> None:
+    assert Explainer(NETS["the bottleneck"][0], target=target, threads=1).layer == "b"

@@ -11,7 +11,16 @@ from onnxcam.graph.build import Builder
 from onnxcam.graph.head import Head
 from onnxcam.graph.index import Graph
 from onnxcam.graph.signature import ImageInput
-from onnxcam.targets.kind import Question, Scene, Target, TargetKind, TargetSpec, output_value, sample_shape
+from onnxcam.targets.kind import (
+    Question,
+    Scene,
+    Target,
+    TargetKind,
+    TargetSpec,
+    is_map,
+    output_value,
+    sample_shape,
+)
 
 Pick = int | tuple[int, int]
 
@@ -46,6 +55,7 @@ class Element(TargetSpec):
             head=Head(name, name, None, 0),
             reads=(name,),
             notes=(f"`{label}` is explained: per sample, `{name}` is {list(shape)}",),
+            on_map=is_map(shape),
             default=self,
             batched=batched,
             rank=len(shape),

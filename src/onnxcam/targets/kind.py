@@ -184,6 +184,11 @@ def float_outputs(graph: Graph) -> list[str]:
     return [o for o in graph.outputs if graph.dtype(o) not in INTEGERS or quantization(graph, o) is not None]
 
 
+def is_map(shape: Sequence[int]) -> bool:
+    """Whether a shape per sample is a map: of channels, in more than one row and column."""
+    return len(shape) == 3 and sorted(shape)[1] > 1
+
+
 def sample_shape(graph: Graph, image: ImageInput, value: str) -> tuple[bool, tuple[int, ...]]:
     """Whether a value has the batch in front, and its shape per sample.
 

@@ -21,6 +21,7 @@ from onnxcam.targets.kind import (
     TargetInput,
     TargetKind,
     TargetSpec,
+    is_map,
     output_value,
     sample_shape,
 )
@@ -46,7 +47,8 @@ class Linear(TargetSpec):
         shapes = tuple(sample_shape(graph, image, output_value(graph, name)) for name in names)
         inputs = (TargetInput(_role(i), TensorProto.FLOAT, ("weights_asked", *s)) for i, (_, s) in enumerate(shapes))
         head = Head(names[0], names[0], None, 0)
-        return LinearKind(head=head, reads=names, inputs=tuple(inputs), shapes=shapes, default=self)
+        on_map = any(is_map(s) for _, s in shapes)
+        return LinearKind(head=head, reads=names, inputs=tuple(inputs), on_map=on_map, shapes=shapes, default=self)
 
 
 @dataclass(frozen=True, kw_only=True)
