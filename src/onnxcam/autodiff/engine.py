@@ -124,6 +124,8 @@ class Primal:
         if source is None or shape is None:
             raise self.unsupported(f"the rank of `{value if source is None else self.node.outputs[0]}` is unknown")
         extra = len(shape) - len(source)
+        if extra < 0:
+            raise self.unsupported(f"`{value}` has more axes than the result, which broadcasting never gives")
         axes = list(range(extra))
         unsure = False
         for axis, (s, t) in enumerate(zip(source, shape[extra:], strict=True), extra):

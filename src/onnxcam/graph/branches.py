@@ -20,7 +20,7 @@ def without_known_branches(
     while any(_is_if(node) for node in lean.graph.node):
         graph = Graph(lean, weights=large, shapes=shapes)
         conditions = {n.outputs: graph.constant(n.inputs[0]) for n in graph.nodes if _is_if(n.proto)}
-        known = {outputs: bool(c.item()) for outputs, c in conditions.items() if c is not None}
+        known = {outputs: bool(c.item()) for outputs, c in conditions.items() if c is not None and c.size == 1}
         if not known:
             break
         count += len(known)

@@ -42,6 +42,8 @@ SMALL = 4096
 # Constants of more elements than this are not computed when a model is loaded.
 LARGE = 2**26
 
+_RUNS = "check that the untouched file runs in onnxruntime; if it does, `onnxsim` can simplify it beforehand"
+
 
 @dataclass(frozen=True)
 class ValueType:
@@ -390,7 +392,10 @@ def _inferred(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict[st
             bare.type.tensor_type.elem_type = value.type.tensor_type.elem_type
     foreign = {o for n in model.graph.node if n.domain not in ("", "ai.onnx") for o in n.output}
     lean.graph.value_info.extend(v for v in model.graph.value_info if v.name in foreign)
-    inferred = onnx.shape_inference.infer_shapes(lean, data_prop=True).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(lean, data_prop=True).graph
+    except Exception as error:  # InferenceError, and what its bindings make of types that are none
+        raise ModelError(f"the shapes of the model contradict one another: {_said(error)}", _RUNS) from error
     types = {v.name: value_type(v) for v in (*inferred.input, *inferred.value_info, *inferred.output)}
     types.update((t.name, ValueType(t.data_type, tuple(t.dims))) for t in inferred.initializer)
     return types
@@ -420,7 +425,10 @@ def walked_types(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict
             inferred = _outputs(schema, node, near, known, opsets)
         except onnx.checker.ValidationError:  # an operator stands in for a quantised one, and takes floats only
             floats = {k: _retyped(t, TensorProto.FLOAT) for k, t in near.items()}
-            inferred = _outputs(schema, node, floats, known, opsets)
+            try:
+                inferred = _outputs(schema, node, floats, known, opsets)
+            except onnx.checker.ValidationError as error:
+                raise ModelError(f"node `{Node(node, 0).name}` takes other types: {_said(error)}", _RUNS) from error
             dtype = types[node.input[0]].tensor_type.elem_type
             inferred = {o: _retyped(t, dtype) for o, t in inferred.items()}
         types.update(inferred)
@@ -478,11 +486,11 @@ def _evaluated(
 
 
 def _fails(value: str, error: Exception) -> ModelError:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ModelError(
-        f"constant `{value}` cannot be computed: {said}",
-        "check that the untouched file runs in onnxruntime; if it does, `onnxsim` can fold it beforehand",
-    )
+    return ModelError(f"constant `{value}` cannot be computed: {_said(error)}", _RUNS)
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @lru_cache(1024)

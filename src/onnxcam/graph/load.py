@@ -51,7 +51,13 @@ def load(file: ModelFile, shapes: Mapping[str, Sequence[Dim]] | None = None, run
     _reveal_unregistered(lean)
     notes: list[str] = []
     if lean.functions:
-        lean = onnx.inliner.inline_local_functions(lean)
+        try:
+            lean = onnx.inliner.inline_local_functions(lean)
+        except Exception as error:  # RuntimeError, and what its bindings make of others
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelError(
+                f"{file.name}: its functions cannot be inlined: {first}", "export it without functions"
+            ) from error
         notes.append("model-local functions inlined")
     lean, weights, folded = without_known_branches(lean, weights, shapes)
     if folded:

@@ -22,8 +22,8 @@ MAX_ELEMENTS = 2**40
 """Most elements of one weight."""
 _DAMAGED = "the file is damaged; export or download it again"
 # Types of which several elements share a byte.
-_BITS = {
-    getattr(TensorProto, name): bits
+_BITS: dict[int, int] = {
+    int(getattr(TensorProto, name)): bits
     for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
     if hasattr(TensorProto, name)
 }
@@ -84,6 +84,7 @@ def read(source: ModelSource, *, max_bytes: int = MAX_MODEL_BYTES) -> ModelFile:
         return source
     if isinstance(source, ModelProto):
         _check_external(source, None, None, "<ModelProto>")
+        _check_order(source, "<ModelProto>")
         _check_tensors(source, "<ModelProto>")
         data = source.SerializeToString(deterministic=True)
         return ModelFile(source, "<ModelProto>", None, hashlib.sha256(data).hexdigest())
@@ -91,6 +92,7 @@ def read(source: ModelSource, *, max_bytes: int = MAX_MODEL_BYTES) -> ModelFile:
         data = bytes(source)
         model = _parse(data, "<bytes>", "")
         _check_external(model, None, None, "<bytes>")
+        _check_order(model, "<bytes>")
         _check_tensors(model, "<bytes>")
         return ModelFile(model, "<bytes>", None, hashlib.sha256(data).hexdigest())
     if not isinstance(source, str | os.PathLike):
@@ -117,6 +119,7 @@ def read(source: ModelSource, *, max_bytes: int = MAX_MODEL_BYTES) -> ModelFile:
     model = _parse(data, str(path), path.suffix.lower())
     folder = path.parent.resolve()
     external = _check_external(model, folder, path.resolve().parent, str(path))
+    _check_order(model, path.name)
     _check_tensors(model, path.name)
     if (total := size + sum((folder / f).stat().st_size for f in external)) > max_bytes:
         raise ModelError(
@@ -156,6 +159,28 @@ def _parse(data: bytes, name: str, suffix: str) -> ModelProto:
     return model
 
 
+def _check_order(model: ModelProto, name: str) -> None:
+    """Every node reads what nodes before it made, each value has one maker, and versions are numbers that can be.
+
+    Raises: ModelError for the first that does not.
+    """
+    if any(not 0 < o.version < 2**31 for o in model.opset_import):
+        raise ModelError(f"{name} is not a valid ONNX model: opset {[o.version for o in model.opset_import]}", _DAMAGED)
+    made: dict[str, int] = {}
+    for i, node in enumerate(model.graph.node):
+        for output in filter(None, node.output):
+            if made.setdefault(output, i) != i:
+                raise ModelError(f"{name} is not a valid ONNX model: two nodes make `{output}`", _DAMAGED)
+    for i, node in enumerate(model.graph.node):
+        for value in node.input:
+            if made.get(value, -1) >= i:
+                reader = node.name or node.op_type
+                raise ModelError(
+                    f"{name} is not a valid ONNX model: node `{reader}` reads `{value}` before it is made",
+                    _DAMAGED,
+                )
+
+
 def _check_tensors(model: ModelProto, name: str) -> None:
     """Every constant has a known type, a possible shape, and as much data as they need.
 
@@ -179,7 +204,7 @@ def _check_tensors(model: ModelProto, name: str) -> None:
         if tensor.HasField("raw_data") and not is_text:
             held, needed, unit = len(tensor.raw_data), -(-count * bits // 8), "bytes"
         else:
-            packed = {TensorProto.COMPLEX64: 2 * count, TensorProto.COMPLEX128: 2 * count}
+            packed: dict[int, int] = {TensorProto.COMPLEX64: 2 * count, TensorProto.COMPLEX128: 2 * count}
             needed = packed.get(tensor.data_type, -(-count * bits // 8) if tensor.data_type in _BITS else count)
             held, unit = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))), "values"
         if held != needed:
