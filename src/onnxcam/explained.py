@@ -450,15 +450,19 @@ def rewrite(
     layer_layout: str | None = None,
     score: str = "logit",
     output: str | None = None,
+    target: TargetSpec | None = None,
     size: Size | None = None,
     input_layout: str | None = None,
+    input_name: str | None = None,
+    feeds: Mapping[str, Any] | None = None,
 ) -> ModelProto:
     """The rewritten ModelProto, for one's own runtime: the model's inputs and outputs, and those of ExplainedModel.
 
     model: path, bytes or ModelProto. layer: a value or node name, or several; default the last spatial map.
     layer_layout: `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell. score: a key of
-    `onnxcam.targets.SCORES`. output: which output holds the class scores. size: (H, W), where the file leaves it open.
-    Methods that combine on the host (`eigencam`, ...) return the activations and alpha to be combined.
+    `onnxcam.targets.SCORES`. output: which output holds the class scores. target: one of `onnxcam.targets`, whose
+    run-time inputs the model gets. size: (H, W), where the file leaves it open. input_name, feeds: of models with
+    several inputs, as for Explainer. Methods that combine on the host (`eigencam`, ...) return the activations and alpha to be combined.
 
     Raises: the designed errors of `onnxcam.errors`; UnsupportedOperatorError names every operator without a rule;
     UnsupportedError for a method that runs the model many times.
@@ -471,7 +475,7 @@ def rewrite(
             f"use an Explainer, or one of {names}",
         )
     file = read(model)
-    graph, image, _ = open_graph(file, size=size, input_layout=input_layout)
+    graph, image, _ = open_graph(file, size=size, input_layout=input_layout, input_name=input_name, feeds=feeds)
     explained = explained_model(
         graph,
         image,
@@ -480,6 +484,7 @@ def rewrite(
         layer_layout=layer_layout,
         score=score,
         output=output,
+        target=target,
         options=method_options,
     )
     return explained.model

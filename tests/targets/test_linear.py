@@ -2,10 +2,11 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import parser
 
-from onnxcam import Explainer
+from onnxcam import Explainer, rewrite
 from onnxcam.errors import UsageError
 from onnxcam.targets import Linear
 
@@ -135,3 +136,19 @@ def test_the_automatic_layer_is_on_the_way_to_the_outputs_that_are_read() -> Non
 def test_what_does_not_fit_the_model_is_said(x: np.ndarray, made: Linear, asked: object, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         Explainer(network(), layer="c", target=made, threads=1).explain_tensor(x, asked)  # type: ignore[arg-type]
+
+
+def test_a_rewritten_model_takes_the_weights_in_ones_own_runtime(x: np.ndarray) -> None:
+    model = rewrite(network(), method="hirescam", layer="c", target=Linear({}, outputs=("z", "m")))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    assert [i.name for i in session.get_inputs()] == ["x", "target_weights", "target_weights_1"]
+    rng = np.random.default_rng(4)
+    u, q = rng.standard_normal((2, 3)).astype(np.float32), rng.standard_normal((2, 2, 4, 4)).astype(np.float32)
+    feeds = {"x": x, "target_weights": u, "target_weights_1": q}
+    alpha, score = session.run(["onnxcam_alpha", "onnxcam_score"], feeds)
+    for i, sample in enumerate(x):
+        z, m = values(sample.astype(np.float64))
+        c = W * sample + B
+        assert score[i] == pytest.approx(u[i] @ z + (q[i] * m).sum(), rel=1e-4, abs=1e-5)
+        gradient = (u[i] @ V).reshape(2, 1, 1) * (c > 0) / 16 + 2 * q[i] * c
+        np.testing.assert_allclose(alpha[i], gradient, rtol=1e-4, atol=1e-5)
