@@ -462,7 +462,8 @@ def rewrite(
     layer_layout: `nchw`, `nhwc` or `tokens[:PREFIX]` where the graph does not tell. score: a key of
     `onnxcam.targets.SCORES`. output: which output holds the class scores. target: one of `onnxcam.targets`, whose
     run-time inputs the model gets. size: (H, W), where the file leaves it open. input_name, feeds: of models with
-    several inputs, as for Explainer. Methods that combine on the host (`eigencam`, ...) return the activations and alpha to be combined.
+    several inputs, as for Explainer. Methods that combine on the host (`eigencam`, ...) return the activations and
+    alpha to be combined.
 
     Raises: the designed errors of `onnxcam.errors`; UnsupportedOperatorError names every operator without a rule;
     UnsupportedError for a method that runs the model many times.
