@@ -20,7 +20,7 @@ from select import select
 
 CASES = Path(__file__).parents[1] / "tests" / "fuzz"
 MEMORY = 8 * 2**30
-SECONDS = 30
+SECONDS = 60
 
 
 def _worker(surface: str, first: int) -> None:

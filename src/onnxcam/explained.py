@@ -30,7 +30,7 @@ from onnxcam.runtime import Session
 from onnxcam.targets import Target, TargetKind, TargetSpec, default_kind
 
 DEFAULT_SIZE = (224, 224)
-MAX_INPUT = 2**27
+MAX_INPUT = 2**26
 """Most elements that one input of a model may have, the batch included where it is fixed."""
 Size = tuple[int, int]
 

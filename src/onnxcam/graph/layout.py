@@ -302,7 +302,7 @@ def _reduced(graph: Graph, node: Node, source: _Axes) -> _Axes | None:
         stated = graph.constant(node.inputs[1])
     if stated is None:
         return None
-    gone = {int(a) % len(source) for a in stated}
+    gone = {int(a) % len(source) for a in np.ravel(stated)}
     keep = node.attrs.get("keepdims", 1)
     return tuple(() if i in gone else axis for i, axis in enumerate(source) if keep or i not in gone)
 
