@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from onnxcam.errors import OnnxCamError, OutputError, UsageError
+from onnxcam.errors import OnnxCamError, OutputError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from onnxcam.check import CheckReport, LayerReport
@@ -49,15 +50,33 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; pictures may stand before and after options, which argparse alone does not take."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if rest and (not hasattr(arguments, "images") or any(r.startswith("-") and r != "-" for r in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    unknown = [r for r in rest if r.startswith("-") and r != "-"]
+    if rest and (unknown or not hasattr(arguments, "images")):
+        commands: _Parser = arguments.parser
+        commands.refuse((unknown or rest)[0], bool(unknown))
     if rest:
         arguments.images += rest
     return arguments
 
 
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors read like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"`{self.prog} --help` says what there is")
+
+    def refuse(self, argument: str, is_option: bool) -> NoReturn:
+        """Refuses an argument that this command does not take."""
+        if not is_option:
+            self.error(f"`{self.prog}` has no use for `{argument}`")
+        known = [o for action in self._actions for o in action.option_strings]
+        near = get_close_matches(argument.partition("=")[0], known, 3)
+        meant = f"did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
+        raise UsageError(f"`{self.prog}` has no option `{argument}`", f"{meant}`{self.prog} --help` lists them")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="onnxcam", description="Shows which part of a picture made an ONNX model decide.", epilog=EPILOG
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
@@ -122,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     layers.add_argument("-o", "--output", metavar="PATH", type=Path, help="of the sheet (default ./MODEL.layers.png)")
     layers.add_argument("--count", metavar="N", type=int, default=12, help="layers shown at most (default %(default)s)")
     layers.add_argument("--target", metavar="CLASS", help="of the sheet (default: the predicted class)")
-    layers.add_argument("--preprocess", metavar="FILE|NAME", help="of the sheet, as for `explain`")
+    _preprocess_options(layers, "preprocessing of the sheet, as for `explain`")
 
     check.add_argument("--verify", action="store_true", help="compare the gradient with central differences")
     check.add_argument("--layer", metavar="NAME", help="where to verify (default: the automatic layer)")
@@ -175,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print JSON")
     _drawing_options(demo)
     demo.set_defaults(run=_demo)
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return parser
 
 
@@ -232,7 +253,9 @@ def _box_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--inside", action="store_true", help="scale each map inside its box; 0 outside")
     edges = ("class", "coordinates", "both", "left", "top", "right", "bottom")
     group.add_argument("--box-score", choices=edges, help="what of a box is explained (default class)")
-    group.add_argument("--threshold", metavar="P", type=float, help="boxes that score less are left out (default 0.25)")
+    group.add_argument(
+        "--threshold", metavar="P", type=float, help="boxes that score less are left out (default 0.25, of faces 0.7)"
+    )
     group.add_argument("--iou", metavar="P", type=float, help="overlap at which the better box stays (default 0.45)")
     group.add_argument("--max-boxes", metavar="N", type=int, help="the best so many (default 100)")
     group.add_argument("--anchors", metavar="FILE.npy", help="(A, 4) centre, width, height in pixels of the input")
@@ -311,19 +334,24 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _picture_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("preprocessing (default: the model's metadata, files beside it, ImageNet's)")
+    group = _preprocess_options(parser, "preprocessing (default: the model's metadata, files beside it, ImageNet's)")
+    group.add_argument("--size", metavar="HxW", type=_size, help="where the model leaves it open")
+    group.add_argument("--input-layout", choices=_INPUT_LAYOUTS, help="where the shape does not tell")
+
+
+def _preprocess_options(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group(title)
     group.add_argument(
         "--preprocess", metavar="FILE|NAME", help="preprocessor_config.json, timm JSON, your own, torchvision:MODEL"
     )
-    group.add_argument("--size", metavar="HxW", type=_size, help="where the model leaves it open")
     group.add_argument("--fit", choices=("crop", "squash", "letterbox"))
     group.add_argument("--crop-pct", metavar="P", type=float, help="share of the short edge that a crop keeps")
     group.add_argument("--mean", metavar="M[,M,M]", type=_numbers, help="after --scale")
     group.add_argument("--std", metavar="S[,S,S]", type=_numbers, help="after --scale")
     group.add_argument("--scale", metavar="F", type=float, help="factor on pixel values 0..255")
     group.add_argument("--channels", choices=("rgb", "bgr", "gray"))
-    group.add_argument("--input-layout", choices=_INPUT_LAYOUTS, help="where the shape does not tell")
     group.add_argument("--labels", metavar="FILE", help="class names, one per line, or JSON")
+    return group
 
 
 def _drawing_options(parser: argparse.ArgumentParser, clip: bool = False) -> None:
@@ -410,13 +438,11 @@ def _limit(text: str) -> tuple[str, float]:
 
 def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What every command that runs a model on pictures asks for."""
-    fields = ("fit", "crop_pct", "mean", "std", "scale", "channels")
-    preset = {"preset": arguments.preprocess} if arguments.preprocess is not None else {}
     return {
         "layer": arguments.layer,
         "layer_layout": arguments.layer_layout,
         "output": arguments.class_output,
-        "preprocess": preset | {f: v for f in fields if (v := getattr(arguments, f)) is not None},
+        "preprocess": _preprocess(arguments),
         "labels": arguments.labels,
         "size": arguments.size,
         "input_layout": arguments.input_layout,
@@ -426,6 +452,12 @@ def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "custom_ops_library": arguments.custom_ops,
         "threads": arguments.threads,
     }
+
+
+def _preprocess(arguments: argparse.Namespace) -> dict[str, Any]:
+    fields = ("fit", "crop_pct", "mean", "std", "scale", "channels")
+    preset = {"preset": arguments.preprocess} if arguments.preprocess is not None else {}
+    return preset | {f: v for f in fields if (v := getattr(arguments, f)) is not None}
 
 
 def _options(pairs: Sequence[str]) -> dict[str, str]:
@@ -641,6 +673,8 @@ def _explain_many(arguments: argparse.Namespace) -> int:
     from onnxcam.audit.sources import Sources
     from onnxcam.picture import MAX_PIXELS
 
+    if not arguments.images and arguments.manifest is None:
+        raise UsageError("there is no picture to explain", "name one behind the model, a folder, or `--manifest FILE`")
     if arguments.output is None:
         raise UsageError("several pictures need a folder to go to", "name one: `-o out`")
     for name in ("per_box", "inside", *_OF_BOXES):
@@ -861,10 +895,14 @@ def _layers(arguments: argparse.Namespace) -> int:
     if report.head is None and report.problem is not None:
         from onnxcam.detection.read import checked
 
-        where = (arguments.model, arguments.size, arguments.input_layout)
-        found = checked(*where, **_inputs(arguments)) if arguments.preview is None else None
+        found = checked(arguments.model, arguments.size, arguments.input_layout, **_inputs(arguments))
         if found is None:
             raise report.problem
+        if arguments.preview is not None:
+            raise UnsupportedError(
+                "the sheet is of a class, and this model is a detector",
+                "`onnxcam explain --layer NAME` shows one layer",
+            )
         report = found[1]
     shown = report.layers if arguments.preview is None else _preview(arguments, report)
     if arguments.json:
@@ -885,9 +923,11 @@ def _preview(arguments: argparse.Namespace, report: CheckReport) -> tuple[LayerR
     _check_writable(path, _PICTURES)
     page, explanation, shown = preview(
         arguments.model, report, arguments.preview, arguments.target, arguments.count,
-        preprocess=arguments.preprocess, size=arguments.size, input_layout=arguments.input_layout, **_inputs(arguments),
+        preprocess=_preprocess(arguments), labels=arguments.labels, size=arguments.size,
+        input_layout=arguments.input_layout, **_inputs(arguments),
     )  # fmt: skip
     write_atomically(path, encoded(page, path.suffix))
+    console.print_note(f"preprocessing: {explanation.provenance['preprocess_source']}")
     console.print_note(
         f"{explanation.name}, {explanation.strength}: {len(shown)} of {len(report.layers)} layers -> {path}"
     )

@@ -927,8 +927,26 @@ def _preprocess(
         base = Preprocess.from_json(
             {**base.to_json(), **{k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}}
         )
+        if source.startswith(_IMAGENET):
+            _check_beside_defaults(changed, base)
         source = f"{', '.join(changed)} as given, the rest {source}" if changed else source
     return replace(base, **fixed), source
+
+
+def _check_beside_defaults(changed: Mapping[str, Any], settings: Preprocess) -> None:
+    """ImageNet's mean and deviation are of pixels in [0, 1]: beside another scale they make noise of the picture."""
+    absent = [name for name in ("mean", "std") if name not in changed]
+    if "scale" in changed and absent:
+        raise UsageError(
+            f"`scale` is given without {', '.join(f'`{name}`' for name in absent)}: ImageNet's are of pixels in [0, 1]",
+            "give all three, such as `--scale 1 --mean 0 --std 1` for pixels as they are",
+        )
+    white = 255 * settings.scale
+    if "mean" in changed and min(settings.mean) > max(white, 0) * (1 + 1e-6):
+        raise UsageError(
+            f"mean {min(settings.mean):g} is above every pixel: they lie in 0 to {white:g}",
+            "for a mean of pixels of 0 to 255 add `--scale 1`",
+        )
 
 
 def _check_channels(settings: Preprocess, image: ImageInput) -> None:
@@ -945,6 +963,7 @@ def _check_channels(settings: Preprocess, image: ImageInput) -> None:
         )
 
 
+_IMAGENET = "ImageNet's defaults"
 # What ImageNet's mean and deviation make of black and white: an integer input that spans it was calibrated on that.
 _IMAGENET_RANGE = (-2.118, 2.64)
 
@@ -954,14 +973,14 @@ def _defaults(image: ImageInput, size: Size, channels: str) -> tuple[Preprocess,
         base = imagenet_defaults(size, channels if image.channels in (1, 3) else "rgb", image.layout, image.dtype)
         if image.inside is not None:
             return replace(base, mean=(0.0,), std=(1.0,), scale=image.inside), inside(image)
-        return base, "ImageNet's defaults"
+        return base, _IMAGENET
     if image.quantization is not None:
         scale, zero = image.quantization
         info = np.iinfo(image.dtype)
         low, high = scale * (info.min - zero), scale * (info.max - zero)
         if abs(low - _IMAGENET_RANGE[0]) < 0.1 and abs(high - _IMAGENET_RANGE[1]) < 0.1:
             base = imagenet_defaults(size, channels, image.layout, "float32")
-            return base, "ImageNet's defaults, which the input's quantisation spans"
+            return base, f"{_IMAGENET}, which the input's quantisation spans"
         step = (high - low) / 255
         base = Preprocess(size, crop_pct=0.875, scale=step, mean=(-low,), channels=channels, layout=image.layout)
         return base, "pixels over the whole range of the integer input"

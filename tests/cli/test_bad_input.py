@@ -162,12 +162,41 @@ def test_an_overlay_is_never_read_as_a_picture(refused: Refused) -> None:
         refused(["explain", "colours.onnx", name], 2, f"{name} is an overlay", "the picture that it was made from")
 
 
+WRONG: dict[str, tuple[list[str], str, str]] = {
+    "nothing": ([], "required: COMMAND", "`onnxcam --help`"),
+    "an unknown command": (["explan"], "invalid choice: 'explan'", "`onnxcam --help`"),
+    "no model": (["explain"], "required: MODEL", "`onnxcam explain --help`"),
+    "no picture": (["explain", "colours.onnx"], "there is no picture to explain", "name one behind the model"),
+    "a size that is none": (["explain", "m.onnx", "x.png", "--size", "big"], "argument --size: `big`", "--help"),
+    "a value that is none": (["explain", "m.onnx", "--fit", "pad"], "argument --fit: invalid choice", "explain --help"),
+    "a mistyped option": (
+        ["explain", "m.onnx", "x.png", "--methd", "cam"], "`onnxcam explain` has no option `--methd`",
+        "did you mean `--method`",
+    ),
+    "an option of another command": (["methods", "--layer=a"], "has no option `--layer=a`", "methods --help"),
+    "one argument too many": (["ops", "Relu"], "`onnxcam ops` has no use for `Relu`", "`onnxcam ops --help`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_usage_is_refused_with_what_was_meant(name: str, refused: Refused) -> None:
+    argv, message, hint = WRONG[name]
+    refused(argv, 2, message, hint)
+
+
 @pytest.mark.parametrize(
-    "argv", [[], ["explan"], ["explain"], ["explain", "m.onnx", "x.png", "--size", "big"], ["explain", "--fit", "pad"]]
+    ("options", "message", "hint"),
+    [
+        (["--scale", "1"], "`scale` is given without `mean`, `std`", "--scale 1 --mean 0 --std 1"),
+        (["--scale", "1", "--mean", "104,117,124"], "`scale` is given without `std`", "--scale 1 --mean 0 --std 1"),
+        (["--mean", "104,117,124"], "mean 104 is above every pixel", "`--scale 1`"),
+    ],
 )
-def test_wrong_usage_is_exit_code_2_with_nothing_on_stdout(argv: list[str], onnxcam: Callable[..., Result]) -> None:
-    result = onnxcam(*argv)
-    assert (result.code, result.out) == (2, "") and "usage: onnxcam" in result.err
+def test_settings_that_contradict_the_defaults_beside_them_are_refused(
+    options: list[str], message: str, hint: str, refused: Refused
+) -> None:
+    saved(COLOURS, "plain.onnx")
+    refused(["explain", "plain.onnx", "dog.png", *options], 2, message, hint)
 
 
 OUTPUTS: dict[str, tuple[str, str, str]] = {

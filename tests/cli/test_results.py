@@ -11,6 +11,7 @@ from colours import COLOURS, LABELS, Result, described, listing
 from PIL import Image
 
 from onnxcam import Explainer
+from onnxcam.targets.classes import class_number
 
 Run = Callable[..., Result]
 
@@ -118,6 +119,11 @@ def test_opacity_0_is_the_picture_and_1_the_colormap_alone(onnxcam: Run) -> None
 def test_a_target_is_an_index_a_label_or_a_synonym_in_any_case(target: str, onnxcam: Run) -> None:
     result = onnxcam("explain", "colours.onnx", "dog.png", "--target", target, "--json")
     assert json.loads(result.out)["class_index"] == 1
+
+
+@pytest.mark.parametrize("target", ["tabby, tabby cat", "Tabby, Tabby Cat", "tabby cat"])
+def test_a_label_is_found_without_its_wordnet_number(target: str) -> None:
+    assert class_number(target, ("n02123045 tabby, tabby cat", "n02123159 tiger cat"), 2) == 0
 
 
 def test_a_labels_file_names_the_classes(onnxcam: Run) -> None:

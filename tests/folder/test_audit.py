@@ -131,9 +131,12 @@ def test_targets_and_boxes_of_a_manifest(explainer: Explainer, pictures: Path, t
 def test_an_expected_class_that_the_model_does_not_have_is_neither_right_nor_wrong(
     explainer: Explainer, pictures: Path, tmp_path: Path
 ) -> None:
-    audit(explainer, [Item("a.png", str(pictures / "a.png"), expected="zebra")], tmp_path / "out")
-    (record,) = read_records(tmp_path / "out")
+    items = [Item("a.png", str(pictures / "a.png"), expected=e) for e in ("zebra", 1)]
+    done = audit(explainer, [items[0], replace(items[1], name="b.png")], tmp_path / "out")
+    record, known = read_records(tmp_path / "out")
     assert (record["expected"], record["expected_index"], record["correct"]) == ("zebra", None, None)
+    assert known["expected_index"] == 1
+    assert done.unknown == 1 and "1 whose expected class the model does not have" in done.text("out")
 
 
 def test_a_second_run_does_only_what_is_missing(

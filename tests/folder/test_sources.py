@@ -35,7 +35,7 @@ def test_a_folder_gives_its_pictures_by_name_and_says_what_it_leaves_out(tree: P
     sources = taken(["p"])
     assert names(sources) == [("a.JPG", "p/a.JPG"), ("b.png", "p/b.png")]
     assert sources.left_out == ["p/notes.txt"]  # and not what onnxcam wrote itself
-    assert sources.notes == ["1 files do not end as pictures do and are left out: p/notes.txt"]
+    assert sources.notes == ["1 file does not end as a picture does and is left out: p/notes.txt"]
 
 
 def test_recursion_goes_into_folders_after_the_files_and_not_into_the_output(tree: Path) -> None:

@@ -75,6 +75,7 @@ class Output:
 class Summary:
     """How a run ended: pictures asked for, explained now, left as they were; errors; maps with warnings now.
 
+    unknown: pictures explained now whose expected class the model does not have: they are neither right nor wrong.
     first_errors: name and message of five bad pictures at most.
     """
 
@@ -85,6 +86,7 @@ class Summary:
     flagged: int
     seconds: float
     first_errors: tuple[tuple[str, str], ...] = ()
+    unknown: int = 0
 
     def text(self, folder: str | os.PathLike[str]) -> str:
         """One line for a person."""
@@ -92,6 +94,7 @@ class Summary:
         parts += [f"{self.before} done before"] if self.before else []
         parts += [f"{self.errors} bad"] if self.errors else []
         parts += [f"{self.flagged} with warnings"] if self.flagged else []
+        parts += [f"{self.unknown} whose expected class the model does not have"] if self.unknown else []
         rate = f", {self.explained / self.seconds:.1f}/s" if self.explained and self.seconds > 0 else ""
         return f"{self.pictures} pictures: {', '.join(parts)}{rate} -> {folder}"
 
@@ -142,7 +145,7 @@ def audit(
         todo = [i for i, state in zip(items, states, strict=True) if state is None or (state == "error" and retry)]
         stages = Stages(explainer, output, out, max_pixels)
         first: list[tuple[str, str]] = []
-        before, flagged = len(items) - len(todo), 0
+        before, flagged, unknown = len(items) - len(todo), 0, 0
         left = errors = 0 if retry else states.count("error")
         records = pipelined(
             todo, stages.prepare, stages.run, stages.finish, batch_size=batch, workers=workers, runners=runners
@@ -154,10 +157,11 @@ def audit(
                 first += [(record["name"], record["error"]["message"])] if len(first) < 5 else []
             else:
                 flagged += bool(record["warnings"])
+                unknown += record["expected"] is not None and record["expected_index"] is None
             progress(done, len(items), errors)
         out.sort(i.name for i in items)
     seconds = time.monotonic() - begun
-    return Summary(len(items), len(todo) - errors + left, before, errors, flagged, seconds, tuple(first))
+    return Summary(len(items), len(todo) - errors + left, before, errors, flagged, seconds, tuple(first), unknown)
 
 
 def fitting_threads(provider: str | None) -> int | None:

@@ -42,7 +42,12 @@ class Sources:
         found = []
         if self.left_out:
             shown = ", ".join(self.left_out[:3]) + (", ..." if len(self.left_out) > 3 else "")
-            found.append(f"{len(self.left_out)} files do not end as pictures do and are left out: {shown}")
+            files = (
+                "1 file does not end as a picture does and is"
+                if len(self.left_out) == 1
+                else (f"{len(self.left_out)} files do not end as pictures do and are")
+            )
+            found.append(f"{files} left out: {shown}")
         if self.unused:
             found.append(f"fields of the manifest that mean nothing here: {', '.join(self.unused[:10])}")
         return found

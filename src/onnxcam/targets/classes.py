@@ -172,8 +172,8 @@ def matrix(op: Builder, value: str, rows: str) -> str:
 def class_number(target: str | int | np.integer | None, labels: tuple[str, ...] | None, classes: int) -> int:
     """A class index from an index, a label, or None (-1, the predicted class).
 
-    A label matches exactly, else without regard to case, else as one of the comma-separated synonyms of a label
-    without its WordNet number (`n02123045 tabby, tabby cat`); a string of digits that is no label is an index.
+    A label matches exactly, else without regard to case, else without its WordNet number (`n02123045 tabby, tabby
+    cat`), else as one of its comma-separated synonyms; a string of digits that is no label is an index.
 
     Raises: UsageError (exit code 2) for an index out of range or a label that is unknown or ambiguous.
     """
@@ -186,7 +186,11 @@ def class_number(target: str | int | np.integer | None, labels: tuple[str, ...] 
         if text in labels:
             return labels.index(text)
         folded = text.casefold()
-        for spoken in ([{label.casefold()} for label in labels], [_synonyms(label) for label in labels]):
+        for spoken in (
+            [{label.casefold()} for label in labels],
+            [{_unnumbered(label)} for label in labels],
+            [_synonyms(label) for label in labels],
+        ):
             hits = [i for i, names in enumerate(spoken) if folded in names]
             if len(hits) == 1:
                 return hits[0]
@@ -209,8 +213,12 @@ def class_number(target: str | int | np.integer | None, labels: tuple[str, ...] 
     raise UsageError(f"no class is called `{text}`", hint)
 
 
+def _unnumbered(label: str) -> str:
+    return re.sub(r"^n\d{8}[\s:_]+", "", label).casefold()
+
+
 def _synonyms(label: str) -> set[str]:
-    return {part.strip().casefold() for part in re.sub(r"^n\d{8}[\s:_]+", "", label).split(",")}
+    return {part.strip() for part in _unnumbered(label).split(",")}
 
 
 def _in_range(index: int, classes: int) -> int:
