@@ -7,6 +7,7 @@ and an error that is not a designed one are each reported with the number that m
 
 import argparse
 import json
+import math
 import os
 import resource
 import subprocess
@@ -43,19 +44,21 @@ def _worker(surface: str, first: int) -> None:
         number += 1
 
 
-def fuzz(surface: str, seconds: float, first: int = 0) -> tuple[Counter[str], list[tuple[int, str]]]:
-    """How many cases ended how, and (number, trace) of those that are faults."""
+def fuzz(
+    surface: str, seconds: float, first: int = 0, cases: float = math.inf
+) -> tuple[Counter[str], list[tuple[int, str]]]:
+    """How many cases ended how, and (number, trace) of those that are faults. cases: at most so many."""
     counts: Counter[str] = Counter()
     faults: list[tuple[int, str]] = []
     end = time.monotonic() + seconds
     number = first
-    while time.monotonic() < end:
+    while time.monotonic() < end and counts.total() < cases:
         command = [sys.executable, "-m", "benchmarks.fuzz", "--worker", surface, "--first", str(number)]
-        worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=CASES.parents[1])
         assert worker.stdout is not None
         pending = b""
         limit = 4 * SECONDS  # the first case imports the package
-        while time.monotonic() < end:
+        while time.monotonic() < end and counts.total() < cases:
             ready, _, _ = select([worker.stdout], [], [], limit)
             chunk = os.read(worker.stdout.fileno(), 2**16) if ready else b""
             if not chunk:
@@ -70,11 +73,13 @@ def fuzz(surface: str, seconds: float, first: int = 0) -> tuple[Counter[str], li
                 if "begun" in line:
                     number = line["begun"]
                     continue
+                if counts.total() == cases:
+                    break
                 counts[line["outcome"]] += 1
                 if line["outcome"] == "escaped":
                     faults.append((line["number"], line["trace"]))
         worker.kill()
-        worker.wait()
+        worker.communicate()
     return counts, faults
 
 

@@ -136,10 +136,11 @@ def _names(model: ModelProto) -> list[str]:
 
 
 _OPERATORS = (
-    "Conv Relu Gemm MatMul Softmax Reshape Transpose If Loop Scan Constant ConstantOfShape Expand Tile Pad Resize "
-    "Where Gather GatherND ScatterND Slice Split Concat Identity Dropout BatchNormalization Cast TopK NonMaxSuppression LSTM "
-    "OneHot Range Squeeze Unsqueeze Einsum MaxPool AveragePool ConvTranspose DequantizeLinear Clip CumSum Shape Size "
-    "RandomNormal SequenceAt StringNormalizer Attention Gelu GroupNormalization Mod Pow Div"
+    "Conv Relu Gemm MatMul Softmax Reshape Transpose If Loop Scan Constant ConstantOfShape Expand Tile Pad "
+    "Resize Where Gather GatherND ScatterND Slice Split Concat Identity Dropout BatchNormalization Cast TopK "
+    "NonMaxSuppression LSTM OneHot Range Squeeze Unsqueeze Einsum MaxPool AveragePool ConvTranspose "
+    "DequantizeLinear Clip CumSum Shape Size RandomNormal SequenceAt StringNormalizer Attention Gelu "
+    "GroupNormalization Mod Pow Div"
 ).split()
 
 
