@@ -1,10 +1,10 @@
-"""torchvision's SSDlite, exported whole with NonMaxSuppression inside, against PyTorch's own gradient.
+"""torchvision's SSDlite, with NonMaxSuppression inside, and Ultralytics' YOLOs against PyTorch's own gradient.
 
-    python detectors.py export DIRECTORY [--preload MODULE.py]   needs torch and torchvision
+    python detectors.py export DIRECTORY [--preload MODULE.py]   needs torch, torchvision, ultralytics
     python detectors.py compare DIRECTORY                        needs onnxcam
 
 Seeded random weights. `export` stores the boxes and scores of one picture, and of the three best the map sum_k G_k A_k
-at a layer, G being autograd's gradient of the box's score. Not part of the test run.
+at a layer, G being autograd's gradient of the box's score, of a YOLO that of its logit. Not part of the test run.
 """
 
 import argparse
@@ -18,6 +18,8 @@ import numpy as np
 NETWORKS = (
     ("ssdlite320_mobilenet_v3_large", 320, "backbone.features.0.12", "/backbone/features.0/features.0.12/Add_output_0"),
 )
+YOLOS = ("yolov5n", "yolov8n", "yolov9t", "yolo11n", "yolo26n")
+YOLO_LAYER = 4  # of stride 8, before the backbone goes on: what onnxcam chooses
 BEST = 3
 
 
@@ -51,17 +53,55 @@ def export(folder: Path) -> None:
         torch.onnx.export(model, (x,), folder / f"{name}.onnx", dynamo=False, opset_version=17)
 
 
+def export_yolos(folder: Path) -> None:
+    """The same of Ultralytics' networks."""
+    import torch
+    from ultralytics import YOLO
+
+    side = 160
+    for name in YOLOS:
+        torch.manual_seed(0)
+        yolo = YOLO(f"{name}.yaml")
+        network = yolo.model
+        for path, module in network.named_modules():
+            if isinstance(module, torch.nn.Conv2d) and "dfl" not in path:
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        for head in network.model[-1].cv3:
+            head[-1].weight.data *= 0.05
+            head[-1].bias.data *= 0
+        with torch.no_grad():
+            network.train()(torch.rand(4, 3, side, side))
+        kept: list[torch.Tensor] = []
+        network.model[YOLO_LAYER].register_forward_hook(lambda _m, _i, out, kept=kept: kept.append(out))
+        for parameter in network.parameters():
+            parameter.requires_grad_(True)
+        pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
+        found = network.eval()(torch.tensor(pixels).permute(2, 0, 1).float()[None] / 255)
+        found = (found[0] if isinstance(found, list | tuple) else found)[0].T
+        best = found[:, 4:].max(1).values.argsort(descending=True)[:BEST]
+        scores = [found[a, 4:].max() for a in best]
+        gradients = [torch.autograd.grad(torch.logit(s.double()), kept[0], retain_graph=True)[0] for s in scores]
+        maps = np.stack([(g * kept[0]).sum(1)[0].detach().numpy() for g in gradients])
+        x, y, w, h = found[best, :4].detach().numpy().T
+        boxes = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1)
+        np.savez(folder / f"{name}.npz", pixels=pixels, maps=maps, boxes=boxes, scores=[float(s) for s in scores])
+        written = yolo.export(format="onnx", imgsz=side, simplify=False, opset=17, verbose=False)
+        Path(written).rename(folder / f"{name}.onnx")
+
+
 def compare(folder: Path) -> None:
     """Print the largest differences per network; of each box's map relative to its largest value, and beside it how
     much a picture that is brighter by a millionth changes it: as far as float32 decides on which side of a kink it is.
     """
     from onnxcam import Detector
 
-    for name, _, _, layer in NETWORKS:
+    for name, layer in (*((name, layer) for name, _, _, layer in NETWORKS), *((name, None) for name in YOLOS)):
         stored = np.load(folder / f"{name}.npz")
-        settings = {"layer": layer, "method": "hirescam", "threshold": 0.0, "max_boxes": BEST}
+        settings = {"layer": layer, "method": "hirescam", "threshold": 0.0, "max_boxes": BEST, "iou": 1.0}
         detector = Detector(folder / f"{name}.onnx", **settings)
-        scale = {"preset": f"detector:{detector.kind}", "scale": (1 + 1e-6) / 255}
+        scale = {"scale": (1 + 1e-6) / 255}
         brighter = Detector(folder / f"{name}.onnx", preprocess=scale, **settings).explain_boxes(stored["pixels"])
         explained = detector.explain_boxes(stored["pixels"])
         boxes = np.array([e.boxes[0].xyxy for e in explained])
@@ -85,4 +125,9 @@ if __name__ == "__main__":
         spec = importlib.util.spec_from_file_location("preload", arguments.preload)
         assert spec is not None and spec.loader is not None
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    {"export": export, "compare": compare}[arguments.what](arguments.folder)
+    arguments.folder.mkdir(exist_ok=True)
+    if arguments.what == "export":
+        export(arguments.folder)
+        export_yolos(arguments.folder)
+    else:
+        compare(arguments.folder)
