@@ -129,7 +129,7 @@ def run_web(path: Path, feeds: Feeds) -> dict[str, Any]:
         call = ["node", "--input-type=module", "-e", _ORT_WEB, str(_web_folder), name]
         done = subprocess.run(call, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = [line for line in done.stderr.splitlines() if "Error" in line]
+            said = [line.strip() for line in done.stderr.splitlines() if line.lstrip().startswith("Error")]
             raise RuntimeError(said[0] if said else done.stderr[-200:])
         told = json.loads((work / "told.json").read_text())
         return {
