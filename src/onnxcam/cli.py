@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxcam.check import CheckReport, LayerReport
     from onnxcam.explainer import Explainer
     from onnxcam.explanation import Explanation
+    from onnxcam.graph.read import ModelFile
     from onnxcam.picture import Picture
 
 EPILOG = """exit codes: 0 ok, 1 verification failed or internal error, 2 usage or unknown name, 3 model, 4 unsupported
@@ -597,7 +598,13 @@ def _is_detection(arguments: argparse.Namespace) -> bool:
         raise UsageError(f"boxes and --{other.replace('_', '-')}", "explain the one or the other")
     if asked or other is not None:
         return asked
-    return looks_like_detector(arguments.model, arguments.size, arguments.input_layout, **_inputs(arguments))
+    return looks_like_detector(_model(arguments), arguments.size, arguments.input_layout, **_inputs(arguments))
+
+
+def _model(arguments: argparse.Namespace) -> ModelFile:
+    from onnxcam.graph.read import MAX_MODEL_BYTES, read
+
+    return read(arguments.model, max_bytes=arguments.max_model_bytes or MAX_MODEL_BYTES)
 
 
 def _explain_boxes(
@@ -607,16 +614,22 @@ def _explain_boxes(
     from onnxcam.detection import Detector
     from onnxcam.detection.read import anchors_from, chosen_boxes
 
+    if arguments.score != "logit":
+        raise UsageError(f"--score {arguments.score} is of classes", "`--box-score` says what of a box is explained")
     named = {name: v for name in _OF_BOXES[2:6] if (v := getattr(arguments, name)) is not None}
     options = {k: v for k, v in _model_options(arguments).items() if k != "output"}
     detector = Detector(
-        arguments.model,
+        _model(arguments),
         kind=arguments.detector,
         anchors=anchors_from(arguments.anchors) if arguments.anchors else None,
         method=method or "layercam",
         method_options=_options(arguments.option),
         normalize=arguments.normalize,
         fuse=arguments.fuse,
+        eigen_smooth=arguments.eigen_smooth,
+        aug_smooth=arguments.aug_smooth,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
         **named,
         **options,
     )

@@ -111,6 +111,7 @@ def test_json_holds_everything(run: Run) -> None:
         (("--detector", "yolo"), 2, "unknown detector `yolo`", "yolov8"),
         (("--anchors", "no.npy"), 2, "anchors no.npy: no such file", ".npy"),
         (("--anchors", "pair.png"), 2, "anchors pair.png: not a .npy file", "numpy.save"),
+        (("--score", "probability"), 2, "--score probability is of classes", "--box-score"),
         (("--method", "nothing"), 2, "no method `nothing`", "layercam"),
     ],
 )

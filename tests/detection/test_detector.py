@@ -141,7 +141,7 @@ def test_a_map_sums_to_the_derivative_by_the_layers_strength(name: str, box_scor
     assert float(explanation.raw.sum()) == pytest.approx(expected, rel=5e-3)
 
 
-def squares(side: int = 64) -> Detector:
+def squares(side: int = 64, **options: str) -> Detector:
     """Finds red cells of 8x8: objectness 1 / (1 + exp(10 - 20 red)), class 0, the box is the cell."""
     net = Net(side, levels=0)
     red = np.zeros((1, 3, 8, 8), np.float32)
@@ -154,7 +154,7 @@ def squares(side: int = 64) -> Detector:
         parts.append(head if len(weight) == 4 else net.Sigmoid(head))
     net.output(net.Transpose(net.reshape(net.Concat(*parts, axis=1), 1, 7, -1), perm=[0, 2, 1]), "output")
     settings = Preprocess((side, side), fit="letterbox", pad=0)
-    return Detector(net.model(), kind="yolox", preprocess=settings, labels=["square", "none"], threads=1)
+    return Detector(net.model(), kind="yolox", preprocess=settings, labels=["square", "none"], threads=1, **options)
 
 
 @pytest.mark.parametrize("enlarged", [1, 2, 4])
@@ -210,6 +210,15 @@ def test_inside_scales_each_map_in_its_box_and_leaves_nothing_outside() -> None:
     assert explanation.values.sum() == inner.sum()
     plain = d(two_squares(), 0).values[8:16, 8:16]
     assert inner == pytest.approx((plain - plain.min()) / (plain.max() - plain.min()))
+
+
+@pytest.mark.parametrize("method", ["saliency", "occlusion"])
+def test_methods_of_pixels_and_of_many_runs_explain_a_box_too(method: str) -> None:
+    picture = two_squares()
+    explanation = squares(method=method)(picture, 1)
+    x, y = explanation.peak
+    assert 48 <= x < 56 and 40 <= y < 48
+    assert explanation.values[8:16, 8:16].max() < 0.1
 
 
 def test_both_is_the_mean_of_class_and_coordinates() -> None:

@@ -25,6 +25,7 @@ from onnxcam.graph.build import tensor_info
 from onnxcam.graph.index import Graph
 from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
+from onnxcam.methods import find_method
 from onnxcam.metrics.localisation import boxes_mask
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, load_picture
 from onnxcam.presets import beside, read_labels, ultralytics, ultralytics_labels
@@ -171,7 +172,7 @@ class Detector:
         self.iou: float = _first(iou, found.iou_threshold, 0.45)
         notes = [f"detector `{found.kind}`: {KINDS[found.kind][1]}"]
         self._terms = tuple(_terms(graph, found.layout, box_score))
-        if layer is None:
+        if layer is None and not find_method(method).at_input:
             layer = shared_map(graph, [term.value for term in self._terms], image.name, bound)
             notes += [f"layer `{layer}` chosen: the last map that all boxes come from"] if layer is not None else []
         self.explainer = Explainer(
