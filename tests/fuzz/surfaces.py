@@ -28,7 +28,7 @@ from onnxcam.preprocess import Preprocess
 from onnxcam.presets import preset, read_labels
 from onnxcam.report.page import write_report
 
-METHODS = ("gradcam", "gradcam", "gradcam++", "layercam", "eigencam", "gradient", "scorecam", "fullgrad")
+METHODS = ("gradcam", "gradcam", "gradcam++", "layercam", "eigencam", "saliency", "scorecam", "fullgrad")
 
 
 def models(rng: Random, folder: Path) -> None:
