@@ -201,7 +201,8 @@ def _to_8_bit(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
             f"{name}: values of type {array.dtype}, expected uint8, uint16 or floats in 0..1",
             "convert with `array.astype(numpy.uint8)` when the values are 0..255",
         )
-    scaled = np.rint(array.astype(np.float64) * 255)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        scaled = np.rint(array.astype(np.float64) * 255)
     if not np.all((scaled >= 0) & (scaled <= 255)):  # also false for NaN
         raise PictureError(
             f"{name}: float values from {array.min()} to {array.max()}, expected 0..1",

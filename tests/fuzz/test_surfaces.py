@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from surfaces import SURFACES, attempt
 
 from onnxcam.audit.records import read_records, read_run
-from onnxcam.errors import ModelError, OutputError, UnsupportedError, UsageError
+from onnxcam.errors import ModelError, OutputError, PictureError, UnsupportedError, UsageError
 from onnxcam.explainer import Explainer
 from onnxcam.graph.beside import beside
 from onnxcam.graph.index import Graph
@@ -19,6 +19,7 @@ from onnxcam.graph.read import read
 from onnxcam.jsontext import DEPTH, parsed_json
 from onnxcam.metrics.evaluation import read_boxes
 from onnxcam.npy import read_npy
+from onnxcam.picture import load_picture
 from onnxcam.presets import preset, read_labels
 
 QUICK = settings(
@@ -209,6 +210,12 @@ def test_a_header_that_no_run_wrote_is_refused(tmp_path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({**header, "provenance": 3}))
     with pytest.raises(UsageError, match="not those of an audit"):
         read_run(tmp_path)
+
+
+def test_signalling_nan_pixels_are_a_picture_error() -> None:
+    pixels = np.full((4, 4), 0x7F800001, np.uint32).view(np.float32)
+    with pytest.raises(PictureError, match="expected 0..1"):
+        load_picture(pixels)
 
 
 def test_damage_is_damage() -> None:
