@@ -9,6 +9,7 @@ the imaginary axis (Squire and Trapp, SIAM Review 1998). It becomes the cotangen
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ class HeadLayout(ABC):
         fixed = replace(self, shapes=tuple(raw.shape for raw in found))
         return fixed, fixed.rows(found)
 
-    @property
+    @cached_property
     def entries(self) -> Array:
         """(A, D) int64: where each number of a row lies, counted through all outputs, one after the other."""
         starts = np.cumsum([0, *(int(np.prod(s)) for s in self.shapes)])

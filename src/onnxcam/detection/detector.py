@@ -261,8 +261,10 @@ class Detector:
         best = best[scores[best] >= self.threshold]
         if not len(best):
             raise UsageError(f"no anchor scores {self.threshold:g} or more: {self._best(found)}", "lower the threshold")
-        each = [self._weights(found, int(anchor), int(labels[anchor]), False) for anchor in best]
-        weights = [np.sum(parts, axis=0) for parts in zip(*each, strict=True)]
+        weights = self._weights(found, int(best[0]), int(labels[best[0]]), False)
+        for anchor in best[1:]:
+            for total, more in zip(weights, self._weights(found, int(anchor), int(labels[anchor]), False), strict=True):
+                total += more
         name = f"{len(best)} anchor{'s' if len(best) > 1 else ''}"
         target = BoxTarget(self._terms, self._layout.classes, weights, name, {"anchors": [int(a) for a in best]})
         (explanation,) = self.explainer.explain_classes(loaded, [target])
