@@ -101,8 +101,9 @@ def encoded(image: Image.Image, suffix: str, compress_level: int = 6) -> bytes:
     return buffer.getvalue()
 
 
-# Colours that a heat map of none of the colormaps hides, told apart also with colour-blind eyes (Okabe and Ito, 2008).
-_FRAMES = ("#ffffff", "#f0e442", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#0072b2")
+# Okabe and Ito's colours (2008), told apart also with colour-blind eyes; white and light green in place of black and the
+# dark blue that jet makes of most of a picture.
+_FRAMES = ("#ffffff", "#f0e442", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#b2ff59")
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[tuple[tuple[float, float, float, float], str, int]]) -> Image.Image:

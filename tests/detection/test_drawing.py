@@ -47,8 +47,8 @@ def test_a_label_stands_above_its_box_in_black_on_its_colour() -> None:
 
 
 def test_a_label_on_a_dark_colour_is_white() -> None:
-    image = drawn(((50, 100, 200, 180), "3 dog 0.85", 7), size=(750, 600))
-    x0, y0, x1, y1 = ground(image[:98], (0, 114, 178))
+    image = drawn(((50, 100, 200, 180), "3 dog 0.85", 6), size=(750, 600))
+    x0, y0, x1, y1 = ground(image[:98], (213, 94, 0))
     assert 0.08 < ((image[y0 : y1 + 1, x0 : x1 + 1] > 200).all(-1)).mean() < 0.5
 
 
