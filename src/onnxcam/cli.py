@@ -1011,8 +1011,9 @@ def _check(arguments: argparse.Namespace) -> int:
         console.print_line(f"output   {output['name']}: {output['shape']}")
     if verification is not None:
         console.print_line(
-            f"gradient {'verified' if verification.verified else 'NOT verified'} at {verification.layer}: relative error "
-            f"{verification.error:.1e} over {verification.directions} directions, {verification.oracle} differences"
+            f"gradient {'verified' if verification.verified else 'NOT verified'} at {verification.layer}: relative "
+            f"error {verification.error:.1e} over {verification.directions} directions, "
+            f"{verification.oracle} differences"
         )
         if failed:
             return 1
@@ -1180,7 +1181,8 @@ def _compare_grid(arguments: argparse.Namespace, picture: str) -> int:
             progress=progress,
             **options,
         )
-    write_atomically(target, encoded(found.sheet(*drawing.values(), font=arguments.font), target.suffix))
+    sheet = found.sheet(drawing["colormap"], drawing["opacity"], arguments.font)
+    write_atomically(target, encoded(sheet, target.suffix))
     for warning in dict.fromkeys(f"{e.name}, {e.method}: {w}" for row in found.rows for e in row for w in e.warnings):
         console.print_warning(warning)
     if arguments.json:
@@ -1226,9 +1228,8 @@ def _compare_models(arguments: argparse.Namespace, model_b: str, pictures: Seque
             **_compared_options(arguments),
         )
     if target is not None:
-        write_atomically(
-            target, encoded(found.sheet(arguments.worst, *drawing.values(), font=arguments.font), target.suffix)
-        )
+        sheet = found.sheet(arguments.worst, drawing["colormap"], drawing["opacity"], arguments.font)
+        write_atomically(target, encoded(sheet, target.suffix))
     limits = dict(arguments.fail_below)
     failures = found.failures(limits)
     for bad in found.unreadable:

@@ -82,8 +82,7 @@ FILES = {
     ),
     "a picture of uint8 shifted to signed": File(
         "o = Constant<value_float=128.0>() k = Constant<value_float=0.5>() "
-        "g = Cast<to=1>(x) s = Sub(g, o) h = Mul(s, k) "
-        + HEAD.replace("(x,", "(h,"),
+        "g = Cast<to=1>(x) s = Sub(g, o) h = Mul(s, k) " + HEAD.replace("(x,", "(h,"),
         inputs="uint8[N,3,8,8] x",
         feed=np.uint8,
     ),

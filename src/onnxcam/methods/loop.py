@@ -19,7 +19,8 @@ class Loop:
     """What a looping method sees of a batch of N samples.
 
     x: the model-ready input, batch first, spatial axes `axes` (height, width). zero: the number that means 0 in x.
-    index (N,) which of the batch's targets each sample has. score (N,) their scores on x. activations: per target layer, A (N, K, h, w).
+    index (N,) which of the batch's targets each sample has. score (N,) their scores on x. activations: per target
+    layer, A (N, K, h, w).
     scores(x, index): the model's scores (n,) of the given targets on other inputs of the same kind, any number of them.
     gradients(x, index, layer=0): likewise the method's own alpha. layouts: per target layer, how it lies.
     cuts: per target layer, the value (N, ...) at which the method cuts the model, as it lies in the model.
