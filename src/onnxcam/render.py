@@ -101,7 +101,7 @@ def encoded(image: Image.Image, suffix: str, compress_level: int = 6) -> bytes:
     return buffer.getvalue()
 
 
-# Okabe and Ito's colours (2008), told apart also with colour-blind eyes; white and light green in place of black and the
+# Okabe and Ito's colours (2008), told apart also with colour-blind eyes; white and light green for black and for the
 # dark blue that jet makes of most of a picture.
 _FRAMES = ("#ffffff", "#f0e442", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#b2ff59")
 
