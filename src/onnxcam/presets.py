@@ -20,7 +20,7 @@ import numpy as np
 
 from onnxcam.errors import UsageError
 from onnxcam.graph.signature import ImageInput
-from onnxcam.jsontext import parsed_json
+from onnxcam.jsontext import DEPTH, parsed_json
 from onnxcam.preprocess import Preprocess, imagenet_defaults
 
 Size = tuple[int, int]
@@ -207,7 +207,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
         return tuple(line.strip() for line in path.read_text("utf-8-sig").rstrip("\n").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"labels {path} cannot be read: {error}", "give a text file with one label per line"
+            f"labels {path} cannot be read: {getattr(error, 'strerror', None) or error}",
+            "give a text file with one label per line",
         ) from error
 
 
@@ -329,8 +330,11 @@ def _load(path: Path, json_only: bool = False) -> Any:
                 "`pip install onnxcam[yaml]`, or write the same settings as JSON",
             ) from error
         try:
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-                raise UsageError(f"{path}: has aliases (`*name`)", "write out what they stand for")
+            depth = 0
+            for event in yaml.parse(text, yaml.SafeLoader):
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                if isinstance(event, yaml.AliasEvent) or depth > DEPTH:
+                    raise ValueError(f"aliases (`*name`) and more than {DEPTH} levels are not taken")
             return yaml.safe_load(text)
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise UsageError(f"{path}: is not YAML: {error}", "correct the file") from error

@@ -1,5 +1,7 @@
 """Damaged files at every way in: only designed errors come out. The long run is `python -m benchmarks.fuzz`."""
 
+import time
+
 import numpy as np
 import pytest
 import seeds
@@ -73,6 +75,15 @@ def test_yaml_with_aliases_is_refused_before_it_grows(tmp_path) -> None:
     (tmp_path / "p.yaml").write_text("\n".join([*lines, "size: *a24"]))
     with pytest.raises(UsageError, match="aliases"):
         preset(tmp_path / "p.yaml")
+
+
+def test_yaml_nested_deeply_is_refused_at_once(tmp_path) -> None:
+    pytest.importorskip("yaml")
+    (tmp_path / "p.yaml").write_text('{"size":' * 200_000)
+    begun = time.process_time()
+    with pytest.raises(UsageError, match="more than 64 levels"):
+        preset(tmp_path / "p.yaml")
+    assert time.process_time() - begun < 2
 
 
 def test_yaml_makes_no_python_objects(tmp_path) -> None:
