@@ -733,6 +733,16 @@ def _explain_many(arguments: argparse.Namespace) -> int:
     return BAD_PICTURES if summary.errors else 0
 
 
+def _refuse_detector(arguments: argparse.Namespace) -> None:
+    from onnxcam.detection import looks_like_detector
+
+    if looks_like_detector(arguments.model, arguments.size, arguments.input_layout, **_inputs(arguments)):
+        raise UnsupportedError(
+            f"{Path(arguments.model).name} is a detector: which box is explained is chosen after it has run",
+            "one number of its outputs can be built in: `--element OUTPUT[I,...]`",
+        )
+
+
 def _export(arguments: argparse.Namespace) -> int:
     from onnxcam import _console as console
     from onnxcam.exported import export
@@ -743,6 +753,8 @@ def _export(arguments: argparse.Namespace) -> int:
     options = _model_options(arguments)
     del options["providers"]
     asked = _target(arguments)["target"]
+    if asked is None and arguments.class_output is None:
+        _refuse_detector(arguments)
     done = export(
         arguments.model,
         target,
@@ -865,7 +877,8 @@ def _check_writable(target: Path, known: Sequence[str] = (*_PICTURES, ".npy", ".
     if target.is_dir():
         raise OutputError(f"{target} is a folder", f"name a file in it: `{target / 'out.png'}`")
     if target.suffix.lower() not in known:
-        raise OutputError(f"{target}: cannot write a `{target.suffix}` file", f"use one of {', '.join(known)}")
+        problem = f"cannot write a `{target.suffix}` file" if target.suffix else "does not say what kind of file"
+        raise OutputError(f"{target}: {problem}", f"end it in one of {', '.join(known)}")
     if not target.parent.is_dir():
         raise OutputError(f"{target}: there is no folder {target.parent}", f"make it first: `mkdir -p {target.parent}`")
     if not os.access(target.parent, os.W_OK):
@@ -1016,6 +1029,10 @@ def _check(arguments: argparse.Namespace) -> int:
             f"{verification.oracle} differences"
         )
         if failed:
+            if verification.oracle == "float32":
+                console.print_note(
+                    "so much behind this layer leaves rounding and kinks in the differences: try a later `--layer`"
+                )
             return 1
     if report.problem is not None:
         if verification is not None:
@@ -1190,7 +1207,7 @@ def _compare_grid(arguments: argparse.Namespace, picture: str) -> int:
         return 0
     for note in found.notes:
         console.print_note(note)
-    rows = [(row[0].name, row[0].strength, row[0].layer) for row in found.rows]
+    rows = [(row[0].name, row[0].strength.removeprefix("score "), row[0].layer) for row in found.rows]
     console.print_table(("class", "score", "layer"), rows)
     console.print_line(f"{', '.join(found.methods)} -> {target}")
     return 0

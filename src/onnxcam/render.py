@@ -92,7 +92,7 @@ def overlay(
 
 
 @stage("encode")
-def encoded(image: Image.Image, suffix: str, compress_level: int = 6) -> bytes:
+def encoded(image: Image.Image, suffix: str, compress_level: int = 4) -> bytes:
     """The file of a picture: `.png` (compress_level 0 to 9), `.webp`, else JPEG at quality 92."""
     buffer = io.BytesIO()
     kind = {".png": "PNG", ".webp": "WEBP"}.get(suffix.lower(), "JPEG")

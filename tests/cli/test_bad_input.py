@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from colours import COLOURS, Result, described, listing
-from onnx import parser
+from onnx import numpy_helper, parser
 from PIL import Image
 
 Refused = Callable[..., Result]
@@ -119,6 +120,23 @@ def test_a_picture_that(name: str, refused: Refused) -> None:
     refused(["explain", "colours.onnx", make()], 5, message, hint)
 
 
+DETECTOR = """
+    <ir_version: 8, opset_import: ["" : 18]>
+    boxes (float[1,3,64,64] x) => (float[1,64,8] output)
+    <float[8,3,1,1] w>
+    { p = AveragePool<kernel_shape=[8, 8], strides=[8, 8]>(x) a = Relu(p) c = Conv(a, w)
+      s = Constant<value_ints=[1, 8, -1]>() r = Reshape(c, s) t = Transpose<perm=[0, 2, 1]>(r) output = Sigmoid(t) }"""
+
+
+@pytest.mark.parametrize(("command", "message"), [("export", "is a detector"), ("layers", "this model is a detector")])
+def test_a_detector_is_called_one_where_a_class_is_needed(command: str, message: str, refused: Refused) -> None:
+    model = parser.parse_model(DETECTOR)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((8, 3, 1, 1), np.float32), "w"))
+    onnx.save(model, "boxes.onnx")
+    options = ["--preview", "dog.png"] if command == "layers" else []
+    refused([command, "boxes.onnx", *options], 4, message, "--layer NAME" if options else "--element")
+
+
 def test_a_folder_of_pictures_needs_a_folder_to_go_to(refused: Refused) -> None:
     refused(["explain", "colours.onnx", "."], 2, "several pictures need a folder to go to", "`-o out`")
 
@@ -137,7 +155,7 @@ ARGUMENTS: dict[str, tuple[list[str], str, str]] = {
     "opacity above 1": (["--opacity", "1.5"], "opacity 1.5 is outside [0, 1]", "0 is the picture alone"),
     "unknown provider": (["--provider", "cudaa"], "execution provider `cudaa` is not available", "available: "),
     "size that the file contradicts": (["--size", "9x9"], "takes pictures of 8x8, not 9x9", "leave the size out"),
-    "missing labels file": (["--labels", "names.txt"], "labels names.txt cannot be read", "one label per line"),
+    "missing labels file": (["--labels", "names.txt"], "names.txt cannot be read: No such file", "one label per line"),
     "gray for a colour model": (["--channels", "gray"], "takes 3 channels, but `gray` pictures have 1", "--channels"),
     "std of 0": (["--std", "0"], "std: ", "correct the arguments"),
     "missing custom operators": (["--custom-ops", "ops.so"], "custom operator library `ops.so`", "shared library"),
@@ -208,7 +226,7 @@ OUTPUTS: dict[str, tuple[str, str, str]] = {
     "below a file": ("dog.png/out.png", "dog.png/out.png: there is no folder dog.png", "mkdir"),
     "that is a folder": ("there", "there is a folder", "`there/out.png`"),
     "of an unknown kind": ("out.pdf", "out.pdf: cannot write a `.pdf` file", ".png, .jpg, .jpeg, .webp, .npy, .json"),
-    "without a suffix": ("out", "out: cannot write a `` file", ".png"),
+    "without a suffix": ("out", "out: does not say what kind of file", "end it in one of .png"),
 }
 
 
