@@ -71,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
         if not is_option:
             self.error(f"`{self.prog}` has no use for `{argument}`")
         known = [o for action in self._actions for o in action.option_strings]
-        near = get_close_matches(argument.partition("=")[0], known, 3)
+        near = get_close_matches(argument.partition("=")[0], known, 3, 0.75)
         meant = f"did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
         raise UsageError(f"`{self.prog}` has no option `{argument}`", f"{meant}`{self.prog} --help` lists them")
 

@@ -987,6 +987,15 @@ def _defaults(image: ImageInput, size: Size, channels: str) -> tuple[Preprocess,
     return imagenet_defaults(size, channels, image.layout, image.dtype), "pixels as they are"
 
 
+def _cut(names: Sequence[str], classes: int) -> str:
+    """How labels that are too many or too few may be meant, in words."""
+    if len(names) == classes + 1 and "background" in names[0].casefold():
+        return "; the first line is a background's, which this model does not have: `tail -n +2`"
+    if len(names) == classes - 1:
+        return "; models of TensorFlow often have a background first: put a line before the others"
+    return f"; if its first {classes} lines are meant, cut it: `head -n {classes}`" if len(names) > classes else ""
+
+
 def _labels(
     given: Sequence[str] | str | os.PathLike[str] | None,
     properties: Mapping[str, str],
@@ -1013,9 +1022,8 @@ def _labels(
     else:
         names, where = tuple(str(n) for n in given), "the labels given"
     if len(names) != classes:
-        cut = f"; if its first {classes} lines are meant, cut it: `head -n {classes}`" if len(names) > classes else ""
         raise UsageError(
             f"{where}: {len(names)} labels, but the model has {classes} classes",
-            f"give one label per class, in the order of the model's output{cut}",
+            f"give one label per class, in the order of the model's output{_cut(names, classes)}",
         )
     return names, []

@@ -168,10 +168,19 @@ def test_argument_with(name: str, refused: Refused) -> None:
     refused(["explain", "colours.onnx", "dog.png", *options], 2, message, hint)
 
 
-def test_labels_for_another_number_of_classes_are_refused(refused: Refused) -> None:
-    Path("names.txt").write_text("a\nb\n")
+@pytest.mark.parametrize(
+    ("lines", "hint"),
+    [
+        ("a\nb\n", "put a line before the others"),
+        ("a\n", "in the order of the model's output"),
+        ("background\na\nb\nc\n", "`tail -n +2`"),
+        ("a\nb\nc\nd\n", "`head -n 3`"),
+    ],
+)
+def test_labels_for_another_number_of_classes_are_refused(lines: str, hint: str, refused: Refused) -> None:
+    Path("names.txt").write_text(lines)
     arguments = ["explain", "colours.onnx", "dog.png", "--labels", "names.txt"]
-    refused(arguments, 2, "names.txt: 2 labels, but the model has 3 classes", "one label per class")
+    refused(arguments, 2, f"names.txt: {len(lines.split())} labels, but the model has 3 classes", hint)
 
 
 def test_an_overlay_is_never_read_as_a_picture(refused: Refused) -> None:
@@ -189,7 +198,7 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
     "a value that is none": (["explain", "m.onnx", "--fit", "pad"], "argument --fit: invalid choice", "explain --help"),
     "a mistyped option": (
         ["explain", "m.onnx", "x.png", "--methd", "cam"], "`onnxcam explain` has no option `--methd`",
-        "did you mean `--method`",
+        "did you mean `--method`? ",
     ),
     "an option of another command": (["methods", "--layer=a"], "has no option `--layer=a`", "methods --help"),
     "one argument too many": (["ops", "Relu"], "`onnxcam ops` has no use for `Relu`", "`onnxcam ops --help`"),
