@@ -159,9 +159,24 @@ def _list_without_values(graph) -> None:
     tensor.float_data.extend([1.0, 2.0])
 
 
+def _no_input(graph) -> None:
+    del graph.node[1].input[:]
+
+
+def _no_kernel_shape(graph) -> None:
+    del graph.node[2].attribute[:]
+
+
+def _attribute_of_another_type(graph) -> None:
+    graph.node[0].attribute[0].type = 1
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (_no_input, "Relu node `` has 0 inputs and 1 outputs"),
+        (_no_kernel_shape, "MaxPool node `` lacks the attribute `kernel_shape`"),
+        (_attribute_of_another_type, "Conv node `` has an attribute `.*` of another type"),
         (_reads_itself, "reads `c` before it is made"),
         (_cut_weight, "weight `w` holds 539 bytes where its shape"),
         (_negative, r"weight `w` has the shape \(-5, 3, 3, 3\)"),
@@ -225,7 +240,7 @@ def test_a_header_that_no_run_wrote_is_refused(tmp_path) -> None:
 
 def test_signalling_nan_pixels_are_a_picture_error() -> None:
     pixels = np.full((4, 4), 0x7F800001, np.uint32).view(np.float32)
-    with pytest.raises(PictureError, match="expected 0..1"):
+    with pytest.raises(PictureError, match=r"expected 0\.\.1"):
         load_picture(pixels)
 
 

@@ -3,12 +3,14 @@
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import onnx
 from google.protobuf.message import DecodeError
-from onnx import FunctionProto, GraphProto, ModelProto, TensorProto, helper
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxcam.errors import ModelError, UsageError
 from onnxcam.profiling import stage
@@ -159,8 +161,42 @@ def _parse(data: bytes, name: str, suffix: str) -> ModelProto:
     return model
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What an operator's schema says of its nodes."""
+
+    inputs: range
+    outputs: range
+    required: frozenset[str]
+    types: Mapping[str, int]
+
+    def contradiction(self, node: NodeProto) -> str | None:
+        """What is wrong with a node, in words."""
+        if len(node.input) not in self.inputs or len(node.output) not in self.outputs:
+            return f"has {len(node.input)} inputs and {len(node.output)} outputs, which it cannot have"
+        if missing := self.required - {a.name for a in node.attribute}:
+            return f"lacks the attribute `{min(missing)}`"
+        wrong = (a.name for a in node.attribute if self.types.get(a.name, a.type) != a.type)
+        return f"has an attribute `{wrong_name}` of another type" if (wrong_name := next(wrong, None)) else None
+
+
+@cache
+def _form(op_type: str, opset: int) -> _Form | None:
+    try:
+        schema = onnx.defs.get_schema(op_type, opset)
+    except onnx.defs.SchemaError:
+        return None
+    stated = schema.attributes
+    return _Form(
+        range(schema.min_input, schema.max_input + 1),
+        range(schema.min_output, schema.max_output + 1),
+        frozenset(name for name, a in stated.items() if a.required),
+        {name: int(a.type.value) for name, a in stated.items()},  # type: ignore[attr-defined]
+    )
+
+
 def _check_order(model: ModelProto, name: str) -> None:
-    """Every node reads what nodes before it made, each value has one maker, and versions are numbers that can be.
+    """Nodes are as their schemas say and read what nodes before them made, once; versions are numbers that can be.
 
     Raises: ModelError for the first that does not.
     """
@@ -171,6 +207,11 @@ def _check_order(model: ModelProto, name: str) -> None:
         for output in filter(None, node.output):
             if made.setdefault(output, i) != i:
                 raise ModelError(f"{name} is not a valid ONNX model: two nodes make `{output}`", _DAMAGED)
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    for node in model.graph.node:
+        form = _form(node.op_type, opset) if node.domain in ("", "ai.onnx") else None
+        if form is not None and (problem := form.contradiction(node)) is not None:
+            raise ModelError(f"{name} is not a valid ONNX model: {node.op_type} node `{node.name}` {problem}", _DAMAGED)
     for i, node in enumerate(model.graph.node):
         for value in node.input:
             if made.get(value, -1) >= i:
