@@ -147,7 +147,8 @@ class Explainer:
             copies=False,
         )
         notes = list(graph.notes)
-        self.preprocess, self._preprocess_source = _preprocess(preprocess, image, bound, properties, stated)
+        dense = (explained.kind.record() or {}).get("kind") == "segmentation"
+        self.preprocess, self._preprocess_source = _preprocess(preprocess, image, bound, properties, stated, dense)
         if image.sides != 2:
             self._preprocess_source, told = f"none, {image.plane} are taken as they are", []
         self.labels, labels_told = _labels(labels, properties, explained.head.classes, stated, file.folder)
@@ -903,9 +904,14 @@ def _asked_size(
 
 
 def _preprocess(
-    given: PreprocessLike, image: ImageInput, size: Size, properties: Mapping[str, str], stated: Preset | None
+    given: PreprocessLike,
+    image: ImageInput,
+    size: Size,
+    properties: Mapping[str, str],
+    stated: Preset | None,
+    dense: bool,
 ) -> tuple[Preprocess, str]:
-    """The preprocessing and, in words, where it comes from."""
+    """The preprocessing and, in words, where it comes from. dense: every pixel is classified, so none is cut off."""
     channels = {1: "gray", 3: "rgb"}.get(image.channels, "rgb")
     fixed: dict[str, Any] = {
         "size": size,
@@ -921,6 +927,8 @@ def _preprocess(
         base, source = Preprocess.from_json(properties[METADATA_KEY]), "from the model's metadata"
     else:
         base, source = _defaults(image, size, channels)
+        if dense and stated is None and not (isinstance(given, Mapping) and "crop_pct" in given):
+            base, source = replace(base, fit="squash", crop_pct=1.0), f"{source}, of the whole picture"
         source += " (the model says nothing)" if stated is None else ", as asked for"
     if isinstance(given, Mapping):
         changed = {k: v for k, v in given.items() if k not in fixed and k != "preset"}

@@ -246,6 +246,20 @@ def test_a_map_with_the_channels_of_a_picture_may_be_one_and_is_explained_when_n
     assert Explainer(model, output="y", layer="a").classes == 3
 
 
+def test_a_segmenter_that_says_nothing_of_its_pictures_sees_all_of_them() -> None:
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        net (float[N,3,8,8] x) => (float[N,2,8,8] out) <float[2,3,1,1] w = {1, 0, 0, 0, 1, 0}>
+        { a = Relu(x) out = Conv(a, w) }""")
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, 70:, 1] = 255  # class 1, where a centre crop would cut it off
+    one = Explainer(model, layer="a", target=Segmentation(background=None))(picture, 1)
+    assert not one.is_empty and one.peak[0] >= 70
+    cropped = Explainer(model, layer="a", preprocess={"fit": "crop"})
+    assert cropped.preprocess.fit == "crop"
+    assert Explainer(model, layer="a", preprocess={"crop_pct": 0.5}).preprocess.fit == "crop"
+
+
 def test_the_first_of_several_maps_of_one_shape_is_taken_and_another_may_be_named() -> None:
     model = parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 18]>
