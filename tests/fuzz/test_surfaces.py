@@ -191,6 +191,13 @@ def test_a_damaged_model_is_refused_by_name(change, said: str) -> None:
         Explainer(_damage(change))
 
 
+@pytest.mark.parametrize("text", [b"Softmax", b"cond", b"twice", b"then_branch"])
+def test_names_that_are_no_text_are_refused(text: bytes) -> None:
+    data = (seeds.branching() if text != b"Softmax" else seeds.convolutional()).SerializeToString()
+    with pytest.raises(ModelError, match="no UTF-8"):
+        read(data.replace(text, b"\xff" + text[1:]))
+
+
 def test_an_opset_that_is_no_version_is_refused() -> None:
     model = seeds.convolutional()
     model.opset_import[0].version = 2**40

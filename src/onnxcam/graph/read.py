@@ -202,6 +202,8 @@ def _check_order(model: ModelProto, name: str) -> None:
     """
     if any(not 0 < o.version < 2**31 for o in model.opset_import):
         raise ModelError(f"{name} is not a valid ONNX model: opset {[o.version for o in model.opset_import]}", _DAMAGED)
+    if any(isinstance(text, bytes) for text in _texts(model)):  # what protobuf makes of a string that is no UTF-8
+        raise ModelError(f"{name} is not a valid ONNX model: a name in it is no UTF-8 text", _DAMAGED)
     made: dict[str, int] = {}
     for i, node in enumerate(model.graph.node):
         for output in filter(None, node.output):
@@ -254,6 +256,31 @@ def _check_tensors(model: ModelProto, name: str) -> None:
                 f"{needed:,}",
                 _DAMAGED,
             )
+
+
+def _texts(model: ModelProto) -> Iterator[str | bytes]:
+    yield from (o.domain for o in model.opset_import)
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    for part in (model.graph, *model.functions):
+        yield from _names(part)
+
+
+def _names(graph: GraphProto | FunctionProto) -> Iterator[str | bytes]:
+    yield graph.name
+    if isinstance(graph, GraphProto):
+        yield from (t.name for t in graph.initializer)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield value.name
+            yield from (d.dim_param for d in value.type.tensor_type.shape.dim)
+    else:
+        yield from (graph.domain, *graph.input, *graph.output, *graph.attribute)
+    for node in graph.node:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+            for subgraph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _names(subgraph)
 
 
 def _tensors(graph: GraphProto | FunctionProto) -> Iterator[TensorProto]:
