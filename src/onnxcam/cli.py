@@ -704,6 +704,11 @@ def _explain_many(arguments: argparse.Namespace) -> int:
         console.print_note(note)
     if not sources.items:
         raise UsageError("there are no pictures", "`--recursive` looks into folders of folders")
+    if _is_detection(arguments):
+        raise UnsupportedError(
+            f"{Path(arguments.model).name} is a detector: boxes are explained one picture at a time",
+            "name a single picture; in Python a `Detector` goes through many",
+        )
     drawing = _drawing(arguments, Path("overlay.png"))
     output = Output(arguments.overlays, arguments.overlay_format, values=arguments.values, **drawing)
     arguments.threads = arguments.threads or fitting_threads(arguments.provider)

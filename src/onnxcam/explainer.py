@@ -932,10 +932,12 @@ def _preprocess(
         source += " (the model says nothing)" if stated is None else ", as asked for"
     if isinstance(given, Mapping):
         changed = {k: v for k, v in given.items() if k not in fixed and k != "preset"}
+        if source.startswith(_SPANNED) and changed.keys() & {"mean", "std"}:
+            base = replace(base, scale=1 / 255)  # what mean and deviation refer to, unless told otherwise
         base = Preprocess.from_json(
             {**base.to_json(), **{k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}}
         )
-        if source.startswith(_IMAGENET):
+        if source.startswith((_IMAGENET, _SPANNED)):
             _check_beside_defaults(changed, base)
         source = f"{', '.join(changed)} as given, the rest {source}" if changed else source
     return replace(base, **fixed), source
@@ -946,7 +948,7 @@ def _check_beside_defaults(changed: Mapping[str, Any], settings: Preprocess) -> 
     absent = [name for name in ("mean", "std") if name not in changed]
     if "scale" in changed and absent:
         raise UsageError(
-            f"`scale` is given without {', '.join(f'`{name}`' for name in absent)}: ImageNet's are of pixels in [0, 1]",
+            f"`scale` is given without {', '.join(f'`{name}`' for name in absent)}: the defaults are for another scale",
             "give all three, such as `--scale 1 --mean 0 --std 1` for pixels as they are",
         )
     white = 255 * settings.scale
@@ -972,6 +974,7 @@ def _check_channels(settings: Preprocess, image: ImageInput) -> None:
 
 
 _IMAGENET = "ImageNet's defaults"
+_SPANNED = "pixels over the whole range of the integer input"
 # What ImageNet's mean and deviation make of black and white: an integer input that spans it was calibrated on that.
 _IMAGENET_RANGE = (-2.118, 2.64)
 
@@ -991,7 +994,7 @@ def _defaults(image: ImageInput, size: Size, channels: str) -> tuple[Preprocess,
             return base, f"{_IMAGENET}, which the input's quantisation spans"
         step = (high - low) / 255
         base = Preprocess(size, crop_pct=0.875, scale=step, mean=(-low,), channels=channels, layout=image.layout)
-        return base, "pixels over the whole range of the integer input"
+        return base, _SPANNED
     return imagenet_defaults(size, channels, image.layout, image.dtype), "pixels as they are"
 
 

@@ -128,13 +128,20 @@ DETECTOR = """
       s = Constant<value_ints=[1, 8, -1]>() r = Reshape(c, s) t = Transpose<perm=[0, 2, 1]>(r) output = Sigmoid(t) }"""
 
 
-@pytest.mark.parametrize(("command", "message"), [("export", "is a detector"), ("layers", "this model is a detector")])
-def test_a_detector_is_called_one_where_a_class_is_needed(command: str, message: str, refused: Refused) -> None:
+DETECTORS: dict[str, tuple[list[str], str, str]] = {
+    "export": ([], "boxes.onnx is a detector", "--element"),
+    "layers": (["--preview", "dog.png"], "this model is a detector", "--layer NAME"),
+    "explain": (["dog.png", "dog.png", "-o", "out"], "boxes.onnx is a detector", "a single picture"),
+}
+
+
+@pytest.mark.parametrize("command", DETECTORS)
+def test_a_detector_is_called_one_where_a_class_is_needed(command: str, refused: Refused) -> None:
     model = parser.parse_model(DETECTOR)
     model.graph.initializer.append(numpy_helper.from_array(np.ones((8, 3, 1, 1), np.float32), "w"))
     onnx.save(model, "boxes.onnx")
-    options = ["--preview", "dog.png"] if command == "layers" else []
-    refused([command, "boxes.onnx", *options], 4, message, "--layer NAME" if options else "--element")
+    options, message, hint = DETECTORS[command]
+    refused([command, "boxes.onnx", *options], 4, message, hint)
 
 
 def test_a_folder_of_pictures_needs_a_folder_to_go_to(refused: Refused) -> None:

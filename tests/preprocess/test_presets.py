@@ -15,7 +15,7 @@ from onnxcam.cli import main
 from onnxcam.errors import UsageError
 from onnxcam.explainer import Explainer
 from onnxcam.graph.signature import ImageInput
-from onnxcam.picture import Picture
+from onnxcam.picture import Picture, load_picture
 from onnxcam.preprocess import Preprocess
 from onnxcam.presets import preset, read_labels, torchvision_weights, ultralytics
 
@@ -475,3 +475,19 @@ def test_the_command_line_takes_a_file_or_a_name(folder, capsys, monkeypatch):
     assert (recorded["fit"], recorded["mean"], recorded["std"]) == ("squash", [0.25], [0.5])
     assert main([*arguments, "torchvision:resnet50"]) == 2
     assert "torchvision:resnet50.IMAGENET1K_V2: crop_size: found 224x224, expected 8x8" in capsys.readouterr().err
+
+
+def test_a_mean_and_deviation_refer_to_pixels_in_0_to_1_of_a_quantised_model_too() -> None:
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        net (uint8[1,3,8,8] x) => (float[1,2] y)
+        <float[2,3] w = {1, 0, 0, 0, 1, 0}, float s = {0.0078125}, uint8 z = {128}>
+        { f = DequantizeLinear(x, s, z) a = Relu(f) p = GlobalAveragePool(a) v = Flatten(p)
+        y = Gemm<transB=1>(v, w) }""")
+    pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    picture = load_picture(pixels)
+    plain, _ = Explainer(model, preprocess={"fit": "squash"}).preprocess(picture)
+    settings = {"fit": "squash", "mean": (0.5,), "std": (0.5,)}  # -1 to 1: what 0 to 255 stand for, but for one step
+    given, _ = Explainer(model, preprocess=settings).preprocess(picture)
+    assert np.array_equal(plain, pixels.transpose(2, 0, 1)[None])
+    assert np.abs(given.astype(int) - plain).max() <= 1
