@@ -17,7 +17,9 @@ BAD = 1
 def run(pictures: Path, out: Path, lines: float = float("inf"), how: int = 0) -> int | None:
     """Start a run and send it a signal once its file of records has this many lines; the exit code."""
     command = [*COMMAND, str(pictures), "-o", str(out), "--batch", "4"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # A shell that starts the tests in the background has them ignore interrupts, which children inherit.
+    default = None if sys.platform == "win32" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=default)
     while process.poll() is None:
         records = out / "records.jsonl"
         if records.exists() and records.read_bytes().count(b"\n") >= lines:
