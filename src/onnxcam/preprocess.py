@@ -164,11 +164,15 @@ class Preprocess:
             _refuse([f"scale, mean, std: the pixel values become too large for {self.dtype}"])
 
     @stage("preprocess")
-    def __call__(self, picture: Picture) -> tuple[npt.NDArray[Any], View]:
+    def __call__(self, picture: PictureLike) -> tuple[npt.NDArray[Any], View]:
         """The input tensor, (1, C, H, W) or (1, H, W, C) of `dtype`, and its place on the picture.
 
-        Raises PictureError when the picture is so thin that the resized one would have more than 178,956,970 pixels.
+        picture: whatever `load_picture` takes.
+
+        Raises PictureError when the picture is so thin that the resized one would have more than 178,956,970 pixels;
+        what `load_picture` raises.
         """
+        picture = load_picture(picture)
         (H, W), (H0, W0) = self.size, picture.rgb.shape[:2]
         h, w, top, left = self._place(H0, W0)
         if h * w > MAX_PIXELS:

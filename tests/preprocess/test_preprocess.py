@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from onnxcam.errors import PictureError, UsageError
 from onnxcam.picture import Picture
@@ -475,3 +476,11 @@ def test_what_is_not_a_json_object_is_refused():
 def test_an_input_of_too_many_pixels_is_refused_before_it_is_made(field: str) -> None:
     with pytest.raises(UsageError, match=rf"(?m)^.*{field}: found \(100000, 100000\), expected .* at most 178,956,970"):
         Preprocess(**{"size": (8, 8), field: (100_000, 100_000)})
+
+
+def test_a_picture_may_be_given_as_everywhere_else(tmp_path: Path) -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    settings = Preprocess((4, 4), scale=1.0)
+    for source in (pixels, Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert np.array_equal(settings(source)[0], pixels.transpose(2, 0, 1)[None])
