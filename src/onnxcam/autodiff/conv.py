@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from onnxcam.autodiff.engine import Primal
 from onnxcam.autodiff.linear import rows_at
 from onnxcam.autodiff.registry import Cotangents, vjp
+from onnxcam.errors import UnsupportedError
 from onnxcam.graph.build import Builder
 
 
@@ -19,6 +20,11 @@ class Window:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     begin: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sides = (self.small, self.large, self.kernel, self.strides, self.dilations, self.begin)
+        if len({len(side) for side in sides}) > 1:
+            raise UnsupportedError("a convolution or pooling has other sides than its input", "export again")
 
     @property
     def reach(self) -> list[int]:

@@ -211,6 +211,8 @@ def _check_order(model: ModelProto, name: str) -> None:
                 raise ModelError(f"{name} is not a valid ONNX model: two nodes make `{output}`", _DAMAGED)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
     for node in model.graph.node:
+        if any(a.ref_attr_name for a in node.attribute):
+            raise ModelError(f"{name} is not a valid ONNX model: a node refers to a parameter of no function", _DAMAGED)
         form = _form(node.op_type, opset) if node.domain in ("", "ai.onnx") else None
         if form is not None and (problem := form.contradiction(node)) is not None:
             raise ModelError(f"{name} is not a valid ONNX model: {node.op_type} node `{node.name}` {problem}", _DAMAGED)

@@ -19,7 +19,8 @@ def combined(activations: Floats, alpha: Floats, combine: str, threads: int = 0,
 
     combine: `sum`, `eigen` or `kpca`; `none` where A (N, 1, h, w) is the map and alpha is 1. sign: `fixed` turns a
     principal component so that its largest value is positive (SegEigenCAM's rule: negate where |min| > |max|); `raw`
-    leaves it as the solver gave it.
+    leaves it as the solver gave it; `sum` turns it to where the sum over channels is high, for weights that speak of a
+    class: the component of such a map may otherwise show what speaks against it.
     """
     if combine in ("sum", "none"):
         return _core.weighted_sum(activations, alpha, relu=False, threads=threads)
@@ -29,9 +30,14 @@ def combined(activations: Floats, alpha: Floats, combine: str, threads: int = 0,
     maps = np.stack([PROJECTIONS[combine](sample.reshape(len(sample), -1)) for sample in weighted])
     if sign == "fixed":
         maps *= np.where(-maps.min(axis=1, keepdims=True) > maps.max(axis=1, keepdims=True), -1.0, 1.0)
+    elif sign == "sum":
+        sums = weighted.sum(axis=1).reshape(len(maps), -1)
+        agreement = (maps * (sums - sums.mean(axis=1, keepdims=True))).sum(axis=1, keepdims=True)
+        maps *= np.where(agreement < 0, -1.0, 1.0)
     return maps.reshape(len(maps), *activations.shape[2:]).astype(np.float32)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # the map then says NaN
 def cancelled(activations: Floats, alpha: Floats, raw: Floats) -> npt.NDArray[np.bool_]:
     """Per sample (N,), whether the terms of a sum over channels cancel to rounding noise, as before a LayerNorm.
 
@@ -44,6 +50,7 @@ def cancelled(activations: Floats, alpha: Floats, raw: Floats) -> npt.NDArray[np
     return np.asarray(np.abs(raw).max(axis=(1, 2)) < 1e-5 * terms)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def first_component(x: Doubles) -> Doubles:
     """Projection (hw,) of the centred (K, hw) channels onto their first principal component.
 
@@ -51,6 +58,8 @@ def first_component(x: Doubles) -> Doubles:
     """
     centred = x - x.mean(axis=1, keepdims=True)
     k, cells = centred.shape
+    if not np.isfinite(np.vdot(centred, centred)):
+        return np.full(cells, np.nan)
     if cells <= k:
         values, vectors = np.linalg.eigh(centred.T @ centred)
         return np.asarray(vectors[:, -1] * np.sqrt(max(values[-1], 0.0)))
