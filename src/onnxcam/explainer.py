@@ -167,7 +167,8 @@ class Explainer:
                 f"aug_smooth scales the input by 0.9 and 1.1, and `{image.name}` holds integers", "leave it out"
             )
         self._aug_smooth = aug_smooth
-        self._sign = sign
+        of_class = eigen_smooth or explained.method.name == "eigengradcam"
+        self._sign = "sum" if of_class and sign == "fixed" else sign
         self._threads = threads or 0
         self._batch_size = batch_size
         self._seed = seed

@@ -8,6 +8,7 @@ from toy import X, toy
 from onnxcam import Explainer, rewrite
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.explanation import Explanation
+from onnxcam.methods.projection import combined
 from onnxcam.runtime import Session
 
 
@@ -102,3 +103,20 @@ def test_a_method_that_finishes_on_the_host_is_no_single_graph(method: str) -> N
     with pytest.raises(UnsupportedError, match=f"method `{method}` finishes on the host") as error:
         rewrite(toy(), method=method)
     assert "gradcam" in error.value.hint and method not in error.value.hint.split("one of ")[1].split(", ")
+
+
+def test_the_component_of_class_weighted_channels_turns_to_where_their_sum_is_high() -> None:
+    """One channel, whose component is the centred channel itself: the largest value speaks against the class."""
+    a, alpha = np.array([[[[-9, 1], [1, 1]]]], np.float32), np.ones((1, 1, 1, 1), np.float32)
+    np.testing.assert_allclose(combined(a, alpha, "eigen", sign="sum")[0], [[-7.5, 2.5], [2.5, 2.5]], rtol=1e-6)
+    np.testing.assert_allclose(combined(a, -alpha, "eigen", sign="sum")[0], [[7.5, -2.5], [-2.5, -2.5]], rtol=1e-6)
+    np.testing.assert_allclose(combined(a, alpha, "eigen")[0], [[7.5, -2.5], [-2.5, -2.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "sign"),
+    [({"eigen_smooth": True}, "sum"), ({"method": "eigengradcam"}, "sum"), ({"method": "segeigencam"}, "fixed"),
+     ({"method": "eigencam"}, "fixed"), ({"method": "eigengradcam", "sign": "raw"}, "raw")],
+)  # fmt: skip
+def test_only_components_of_class_weighted_channels_are_turned_by_the_sum(options: dict, sign: str) -> None:
+    assert Explainer(toy(), **options)._sign == sign
