@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     _input_options(export)
     _drawing_options(export)
     _runtime_options(export)
-    export.set_defaults(run=_export)
+    export.set_defaults(run=_export, method=None)
 
     web = commands.add_parser("web", help="write a page that explains in the browser")
     web.add_argument("model", metavar="MODEL", help="an .onnx file")
@@ -738,13 +738,17 @@ def _explain_many(arguments: argparse.Namespace) -> int:
     return BAD_PICTURES if summary.errors else 0
 
 
-def _refuse_detector(arguments: argparse.Namespace) -> None:
+def _is_detector(arguments: argparse.Namespace) -> bool:
     from onnxcam.detection import looks_like_detector
 
-    if looks_like_detector(arguments.model, arguments.size, arguments.input_layout, **_inputs(arguments)):
+    return looks_like_detector(arguments.model, arguments.size, arguments.input_layout, **_inputs(arguments))
+
+
+def _refuse_detector(arguments: argparse.Namespace) -> None:
+    if _is_detector(arguments):
         raise UnsupportedError(
-            f"{Path(arguments.model).name} is a detector: which box is explained is chosen after it has run",
-            "one number of its outputs can be built in: `--element OUTPUT[I,...]`",
+            f"{Path(arguments.model).name} is a detector, and has no class scores of whole pictures",
+            "`onnxcam explain` and `onnxcam export` explain its boxes",
         )
 
 
@@ -758,12 +762,17 @@ def _export(arguments: argparse.Namespace) -> int:
     options = _model_options(arguments)
     del options["providers"]
     asked = _target(arguments)["target"]
-    if asked is None and arguments.class_output is None:
-        _refuse_detector(arguments)
+    detects = asked is None and arguments.class_output is None and _is_detector(arguments)
+    if detects:
+        from onnxcam.detection import BestBox
+
+        if (arguments.target and not single) or arguments.top or arguments.all_classes:
+            raise UsageError("one file explains the best box of one class", "`--target CLASS`, or the class input")
+        asked = BestBox(arguments.target[0] if single else None)
     done = export(
         arguments.model,
         target,
-        method=arguments.method,
+        method=arguments.method or ("layercam" if detects else "gradcam"),
         method_options=_options(arguments.option),
         score=arguments.score,
         normalize=arguments.normalize,
@@ -811,6 +820,8 @@ def _web(arguments: argparse.Namespace) -> int:
     from onnxcam.web.site import write_site
 
     _refuse_useless(arguments, "a page", "--custom-ops")
+    if arguments.class_output is None:
+        _refuse_detector(arguments)
     target = arguments.output or Path(f"{Path(arguments.model).stem}.web")
     server = local_server(target, arguments.serve) if arguments.serve is not None else None
     options = _model_options(arguments)
@@ -1104,6 +1115,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from onnxcam.output import write_atomically
     from onnxcam.render import encoded
 
+    if arguments.class_output is None:
+        _refuse_detector(arguments)
     for path, suffix in ((arguments.csv, ".csv"), (arguments.plot, ".png")):
         if path is not None:
             _check_writable(path, (suffix,))

@@ -242,7 +242,8 @@ def plan(
         _refuse_layers(row, [name for name in names if name != image.name], image.name)
         layers = [picture]
     else:
-        layers = [found.named(name, layer_layout, picture.grid) for name in names] or [
+        wanted = names or ([kind.layer] if kind.layer else [])
+        layers = [found.named(name, layer_layout, picture.grid) for name in wanted] or [
             found.before_enlarging if kind.on_map else found.automatic
         ]
     _refuse_planar(row, image)
@@ -252,7 +253,7 @@ def plan(
             found.refuse_vanishing(chosen)
     rule = None
     if not (names or row.at_input):
-        rule = "the last map before one is enlarged" if kind.on_map else found.rule
+        rule = kind.layer_rule or ("the last map before one is enlarged" if kind.on_map else found.rule)
     return Plan(graph, image, row, settings, kind, tuple(layers), picture, rule)
 
 

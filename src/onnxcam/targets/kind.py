@@ -106,6 +106,7 @@ class TargetKind(ABC):
     head: what methods see of it; `logits` is the value read (the first), `classes` 0 where the target is no class.
     reads: every value of the model that the score is made of. inputs: what chooses at run time. notes: what was
     decided for the user. on_map: the score is read off a map, so that the layers to look at lie before its decoder.
+    layer, layer_rule: where to look and why, of kinds that know better than the graph alone.
     """
 
     head: Head
@@ -113,6 +114,8 @@ class TargetKind(ABC):
     inputs: tuple[TargetInput, ...] = ()
     notes: tuple[str, ...] = ()
     on_map: bool = False
+    layer: str | None = None
+    layer_rule: str | None = None
 
     @abstractmethod
     def build(self, op: Builder, names: Mapping[str, str]) -> Target:
