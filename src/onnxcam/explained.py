@@ -13,7 +13,7 @@ from onnxcam.autodiff.engine import blockers, live_path
 from onnxcam.autodiff.one_token import of_one_token
 from onnxcam.autodiff.quantized import TWINS
 from onnxcam.errors import UnsupportedError, UsageError
-from onnxcam.finish import raw_map
+from onnxcam.finish import channel_sum
 from onnxcam.graph.beside import beside
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.cut import HeadModel, head_after
@@ -310,10 +310,9 @@ def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **w
         )
 
     def expose_raw(suffix: str, layer: Layer, activations: str, alpha: str) -> str | None:
-        weighs_channels = (context.graph.shape(alpha) or ())[1:] == (layer.channels, 1, 1)
-        if copies or row.loop is not None or row.combine != "sum" or layer.channels is None or not weighs_channels:
+        if copies or row.name not in _CHANNEL_GRADIENTS or layer.channels is None:
             return None
-        raw = raw_map(context.op, layer, activations, alpha, fixed=True, rank=4)
+        raw = channel_sum(context.op, layer, activations, alpha, rank=4)
         return expose(f"raw{suffix}", raw, TensorProto.FLOAT, ["N", 1, *layer.grid])
 
     def expose_cut(suffix: str, cut: HeadModel) -> CutOutputs:

@@ -28,7 +28,12 @@ def raw_map(op: Builder, layer: Layer, activations: str, alpha: str, fixed: bool
         return activations if rank == 4 else str(op.Squeeze(activations, [1]))
     if not fixed or len(shape) != 4 or shape[2:] != (1, 1) or layer.channels is None:
         return str(op.ReduceSum(op.Mul(activations, alpha), [1], keepdims=rank - 3))
-    cells = op.Reshape(activations, [0, layer.channels, -1])
+    return channel_sum(op, layer, activations, alpha, rank)
+
+
+def channel_sum(op: Builder, layer: Layer, activations: str, alpha: str, rank: int) -> str:
+    """The same of weights (N, K, 1, 1), on the layer's fixed grid: a matrix product."""
+    cells = op.Reshape(activations, [0, layer.channels or 1, -1])
     summed = op.MatMul(op.Reshape(alpha, [0, 1, -1]), cells)
     return str(op.Reshape(summed, [0, 1, *layer.grid] if rank == 4 else [0, *layer.grid]))
 
