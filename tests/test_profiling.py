@@ -71,3 +71,14 @@ def test_the_command_line_says_where_the_time_went(
         "render",
         "encode",
     } <= {*stages}
+
+
+def test_the_command_line_reads_a_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxcam.graph import read
+
+    opened: list[str] = []
+    parse = read._parse
+    monkeypatch.setattr(read, "_parse", lambda data, name, *more: opened.append(name) or parse(data, name, *more))
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", str(FOLDER / "demo.onnx"), str(PICTURES / "flower.jpg")]) == 0
+    assert len(opened) == 1

@@ -492,10 +492,9 @@ def _target(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _explainer(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> Explainer:
     from onnxcam.explainer import Explainer
-    from onnxcam.graph.read import MAX_MODEL_BYTES, read
 
     return Explainer(
-        read(arguments.model, max_bytes=arguments.max_model_bytes or MAX_MODEL_BYTES),
+        _model(arguments, last=True),
         method=arguments.method,
         score=arguments.score,
         normalize=arguments.normalize,
@@ -601,10 +600,15 @@ def _is_detection(arguments: argparse.Namespace) -> bool:
     return looks_like_detector(_model(arguments), arguments.size, arguments.input_layout, **_inputs(arguments))
 
 
-def _model(arguments: argparse.Namespace) -> ModelFile:
+def _model(arguments: argparse.Namespace, last: bool = False) -> ModelFile:
+    """The model file, read once for all who ask; last: nobody asks again, so that it is not held on to."""
     from onnxcam.graph.read import MAX_MODEL_BYTES, read
 
-    return read(arguments.model, max_bytes=arguments.max_model_bytes or MAX_MODEL_BYTES)
+    file = vars(arguments).pop("file", None)
+    file = file or read(arguments.model, max_bytes=arguments.max_model_bytes or MAX_MODEL_BYTES)
+    if not last:
+        arguments.file = file
+    return file
 
 
 def _explain_boxes(
@@ -619,7 +623,7 @@ def _explain_boxes(
     named = {name: v for name in _OF_BOXES[2:6] if (v := getattr(arguments, name)) is not None}
     options = {k: v for k, v in _model_options(arguments).items() if k != "output"}
     detector = Detector(
-        _model(arguments),
+        _model(arguments, last=True),
         kind=arguments.detector,
         anchors=anchors_from(arguments.anchors) if arguments.anchors else None,
         method=method or "layercam",
