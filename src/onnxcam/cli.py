@@ -490,6 +490,21 @@ def _target(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"target": chosen_target(target=arguments.target, output=arguments.class_output, **given)} if given else {}
 
 
+def _map_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How a method makes its map, on the host or in a file."""
+    return {
+        "method_options": _options(arguments.option),
+        "normalize": arguments.normalize,
+        "fuse": arguments.fuse,
+    }
+
+
+def _host_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What only the host can do."""
+    names = ("eigen_smooth", "aug_smooth", "batch_size", "seed")
+    return {name: getattr(arguments, name) for name in names}
+
+
 def _explainer(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> Explainer:
     from onnxcam.explainer import Explainer
 
@@ -497,14 +512,9 @@ def _explainer(arguments: argparse.Namespace, progress: Callable[[int, int], Non
         _model(arguments, last=True),
         method=arguments.method,
         score=arguments.score,
-        normalize=arguments.normalize,
-        fuse=arguments.fuse,
-        eigen_smooth=arguments.eigen_smooth,
-        aug_smooth=arguments.aug_smooth,
-        method_options=_options(arguments.option),
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
         progress=progress,
+        **_map_options(arguments),
+        **_host_options(arguments),
         **_target(arguments),
         **_model_options(arguments),
     )
@@ -627,13 +637,8 @@ def _explain_boxes(
         kind=arguments.detector,
         anchors=anchors_from(arguments.anchors) if arguments.anchors else None,
         method=method or "layercam",
-        method_options=_options(arguments.option),
-        normalize=arguments.normalize,
-        fuse=arguments.fuse,
-        eigen_smooth=arguments.eigen_smooth,
-        aug_smooth=arguments.aug_smooth,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
+        **_map_options(arguments),
+        **_host_options(arguments),
         **named,
         **options,
     )
@@ -777,10 +782,8 @@ def _export(arguments: argparse.Namespace) -> int:
         arguments.model,
         target,
         method=arguments.method or ("layercam" if detects else "gradcam"),
-        method_options=_options(arguments.option),
         score=arguments.score,
-        normalize=arguments.normalize,
-        fuse=arguments.fuse,
+        **_map_options(arguments),
         target=asked or (arguments.target[0] if single else arguments.target),
         top=arguments.top,
         all_classes=arguments.all_classes,
@@ -837,10 +840,8 @@ def _web(arguments: argparse.Namespace) -> int:
         ort_web=arguments.ort_web,
         say=console.print_note,
         method=arguments.method,
-        method_options=_options(arguments.option),
         score=arguments.score,
-        normalize=arguments.normalize,
-        fuse=arguments.fuse,
+        **_map_options(arguments),
         colormap=arguments.colormap,
         opacity=arguments.opacity,
         verify=not arguments.no_verify,
