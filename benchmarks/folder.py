@@ -2,8 +2,6 @@
 
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from PIL import Image
 
 from benchmarks.graphs import resnet50
 from benchmarks.measure import Row, Rows, Settings, milliseconds, session
+from benchmarks.memory import peak
 from onnxcam.audit.folder import OutputFolder
 from onnxcam.audit.records import Item, run_header
 from onnxcam.audit.run import BATCH, Output, Stages, audit, fitting_threads
@@ -129,22 +128,24 @@ def _stages_cpu(explainer: Explainer, items: list[Item], output: Output, out: Pa
         return (time.thread_time() - begun) * 1e3 / len(items)
 
 
+_EXPLAIN_LIST = """
+import contextlib, sys
+from onnxcam.cli import main
+model, listed, out = sys.argv[1:]
+sys.stdin = open(listed)
+with contextlib.redirect_stdout(sys.stderr):
+    assert main(["explain", model, "-", "-o", out]) == 0
+"""
+
+
 def _memory(home: Path, settings: Settings) -> Rows:
     counts = (100, 500) if settings.quick else (100, 10_000)
     pictures(home / "small", counts[-1], (96, 72))
     peaks = []
     for count in counts:
-        program = (
-            "import resource, sys\n"
-            "from onnxcam.cli import main\n"
-            f"code = main(['explain', {str(FOLDER / 'demo.onnx')!r}, '-', '-o', {str(home / f'memory{count}')!r}])\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)\n"
-            "sys.exit(code)"
-        )
-        paths = sorted(os.fspath(p) for p in (home / "small").iterdir())[:count]
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, input="\n".join(paths), capture_output=True, text=True, check=True)
-        peaks.append(int(done.stderr.split()[-1]) / 2**20)
+        listed = home / f"list{count}.txt"
+        listed.write_text("\n".join(os.fspath(p) for p in sorted((home / "small").iterdir())[:count]))
+        peaks.append(peak(_EXPLAIN_LIST, FOLDER / "demo.onnx", listed, home / f"memory{count}") / 2**20)
     note = ", ".join(f"{count} pictures {peak:.0f} MiB" for count, peak in zip(counts, peaks, strict=True))
     yield Row("folder", "demo model, overlays: peak memory, many pictures / few", value=peaks[1] / peaks[0], target=1.1,
               note=note)  # fmt: skip
