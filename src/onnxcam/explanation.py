@@ -110,8 +110,10 @@ class Explanation:
     @property
     def peak(self) -> tuple[int, ...]:
         """(x, y) of the highest value, in picture pixels; (x,) in a signal, (x, y, z) in a volume."""
-        place = np.unravel_index(int(np.nan_to_num(self.values, nan=-np.inf).argmax()), self.values.shape)
-        return tuple(int(i) for i in reversed(place))
+        place = int(self.values.argmax())
+        if math.isnan(self.values.flat[place]):  # NaN counts as the highest
+            place = int(np.nan_to_num(self.values, nan=-np.inf).argmax())
+        return tuple(int(i) for i in reversed(np.unravel_index(place, self.values.shape)))
 
     def overlay(self, colormap: str = "jet", opacity: float = 0.5, clip: float | None = None) -> Image.Image:
         """The picture with the map blended over it; a NaN map leaves the picture uncoloured.

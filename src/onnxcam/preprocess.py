@@ -160,7 +160,7 @@ class Preprocess:
         }
         for name, value in plain.items():
             object.__setattr__(self, name, value)
-        if not np.isfinite(self._table()).all():
+        if not np.isfinite(self._table).all():
             _refuse([f"scale, mean, std: the pixel values become too large for {self.dtype}"])
 
     @stage("preprocess")
@@ -190,9 +190,11 @@ class Preprocess:
         pixels = np.asarray(canvas).reshape(H, W, C)
         if self.channels == "bgr":
             pixels = pixels[..., ::-1]
-        table = self._table()
-        tensor = np.stack([table[c][pixels[..., c]] for c in range(C)], 0 if self.layout == "nchw" else 2)
-        return tensor[np.newaxis], View((H0, W0), (H, W), h / H0, float(top), w / W0, float(left))
+        planes = self.layout == "nchw"
+        tensor = np.empty((1, C, H, W) if planes else (1, H, W, C), self.dtype)
+        for c, row in enumerate(self._table):  # `take` in a mode other than `raise` writes where it is told to
+            np.take(row, pixels[..., c], out=tensor[0, c] if planes else tensor[0, ..., c], mode="clip")
+        return tensor, View((H0, W0), (H, W), h / H0, float(top), w / W0, float(left))
 
     def _resized(self, image: Image.Image, h: int, w: int) -> Image.Image:
         if self.resample == "opencv-bilinear":
@@ -231,6 +233,7 @@ class Preprocess:
             return (size - resized) // 2
         return -((resized - size) // 2) if self.rounding == "transformers" else -round((resized - size) / 2)
 
+    @cached_property
     def _table(self) -> npt.NDArray[Any]:
         """(C, 256) of `dtype`: what each pixel value becomes in each channel."""
         dtype, C = np.dtype(self.dtype), _CHANNELS[self.channels]

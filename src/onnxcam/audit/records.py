@@ -113,10 +113,10 @@ def _real(folder: str) -> str:
 def _statistics(explanation: Explanation) -> Record:
     x0, y0, x1, y1 = explanation.region
     seen = explanation.values[y0:y1, x0:x1]
-    raw = explanation.raw
+    raw, top = explanation.raw, seen.max()
     return {
         "mean": _number(seen.mean(dtype=np.float64)),
-        "half": _number((seen >= 0.5 * seen.max()).mean()) if seen.max() > 0 else 0.0,
+        "half": np.count_nonzero(seen >= 0.5 * top) / seen.size if top > 0 else 0.0,
         "raw_min": _number(raw.min()),
         "raw_max": _number(raw.max()),
     }
