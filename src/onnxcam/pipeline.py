@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import length_hint
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ def pipelined(
 ) -> Iterator[F]:
     """What `finish(item, result)` returns of every item, in the items' order.
 
+    Where the items can be counted, the last batches of several runners are smaller, so that they end together.
+
     `prepare` and `finish` run on `workers` threads (default: one per processor this process may use), `run` on
     `runners` of its own, with the prepared items of at most `batch_size` at once. Items are taken only when there is
     room: at most AHEAD + `runners` batches are held, however many items there are and however slowly results are taken.
@@ -44,7 +47,7 @@ def pipelined(
     The first error, in the items' order, is raised and ends the iteration. Leaving early (an error, `close`, Ctrl-C)
     waits for the calls under way, drops the others, and leaves no thread behind.
     """
-    left = iter(items)
+    left, remaining = iter(items), length_hint(items) if runners > 1 else 0
     flying: deque[Future[deque[Future[F]]]] = deque()
     pool, runner = ThreadPoolExecutor(workers or processors(), "onnxcam"), ThreadPoolExecutor(runners, "onnxcam-run")
 
@@ -60,7 +63,11 @@ def pipelined(
 
     try:
         while True:
-            while len(flying) < AHEAD + runners and (taken := list(islice(left, batch_size))):
+            while len(flying) < AHEAD + runners:
+                size = min(batch_size, -(-remaining // (2 * runners))) if remaining > 0 else batch_size
+                if not (taken := list(islice(left, size))):
+                    break
+                remaining -= len(taken)
                 waiting = [pool.submit(prepare, item) for item in taken]
                 flying.append(runner.submit(partial(batch, taken, waiting)))
             if not flying:

@@ -56,6 +56,21 @@ def test_batches_are_full_but_the_last() -> None:
     assert sizes == [5] * 7 + [2]
 
 
+def test_the_last_batches_of_several_runners_are_smaller() -> None:
+    sizes: list[int] = []
+
+    def run(batch: list[int]) -> list[int]:
+        sizes.append(len(batch))
+        return batch
+
+    list(pipelined(list(range(20)), int, run, lambda n, r: r, batch_size=4, runners=2))
+    # a quarter, rounded up, of 20, 16, 12, 9, 6, 4, 3, 2 and 1
+    assert sorted(sizes, reverse=True) == [4, 4, 3, 3, 2, 1, 1, 1, 1]
+    sizes.clear()
+    list(pipelined((n for n in range(20)), int, run, lambda n, r: r, batch_size=4, runners=2))
+    assert sizes == [4, 4, 4, 4, 4]  # cannot be counted
+
+
 def test_no_more_items_are_taken_than_fit_however_slowly_results_are_taken() -> None:
     taken: list[int] = []
 
