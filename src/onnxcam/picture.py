@@ -144,7 +144,7 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> npt.NDArray[np.ui
         ):
             pixels = np.array((image.convert("LA") if mode == "La" else image).convert("RGBA"))
         else:
-            pixels = np.array(image if mode == "RGB" else image.convert("RGB"))
+            pixels = np.asarray(image if mode == "RGB" else image.convert("RGB"))
     except Exception as error:  # damaged data can make a decoder raise anything
         raise _damaged(name, error) from error
     if mode == "I":
