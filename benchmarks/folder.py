@@ -73,14 +73,13 @@ def _speed(home: Path, settings: Settings) -> Rows:
         ("JPEG overlays", Output(overlay_format="jpg")),
     ):
 
-        def pair(output: Output = output) -> tuple[float, float]:
+        def limit(output: Output = output) -> float:
+            if not output.overlays:
+                return alone()
+            return _stages_cpu(explainer, sources.items[: 4 * BATCH], output, home / "stages") / settings.threads
+
+        def pair(output: Output = output, limit: Callable[[], float] = limit) -> tuple[float, float]:
             """The limit, measured before and after, and the folder's own time, milliseconds a picture."""
-
-            def limit() -> float:
-                if not output.overlays:
-                    return alone()
-                return _stages_cpu(explainer, sources.items[: 4 * BATCH], output, home / "stages") / settings.threads
-
             before, ours = limit(), explained(output)
             return (before + limit()) / 2, ours
 

@@ -374,7 +374,12 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overlay-format", choices=("png", "jpg"), default="png", help="default %(default)s")
     group.add_argument("--values", choices=("none", "npy", "png16"), default="none", help="keep the map's numbers")
     group.add_argument("--batch", type=int, metavar="N", default=4, help="pictures in one run (default %(default)s)")
-    group.add_argument("--workers", type=int, metavar="N", help="threads that decode and write (default: all cores)")
+    group.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that decode and write (default: as many as leave no core idle)",
+    )
     group.add_argument("--retry", action=argparse.BooleanOptionalAction, default=True, help="of bad pictures")
     group.add_argument("--restart", action="store_true", help="delete what an earlier run recorded, begin anew")
     group.add_argument("--max-pixels", type=int, metavar="N", help="of a picture (default 178956970)")

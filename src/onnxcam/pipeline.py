@@ -3,12 +3,11 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from operator import length_hint
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -26,6 +25,24 @@ class Skipped(Generic[R]):
     result: R
 
 
+class _Here:
+    """Calls on the thread that submits, and at once, what a pool would call later; nothing once it is shut down."""
+
+    def __init__(self) -> None:
+        self._down = False
+
+    def submit(self, call: Callable[..., F], *arguments: Any) -> Future[F]:
+        future: Future[F] = Future()
+        if self._down:
+            future.cancel()
+        else:
+            future.set_result(call(*arguments))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._down = True
+
+
 def pipelined(
     items: Iterable[T],
     prepare: Callable[[T], P | Skipped[R]],
@@ -41,25 +58,30 @@ def pipelined(
     Where the items can be counted, the last batches of several runners are smaller, so that they end together.
 
     `prepare` and `finish` run on `workers` threads (default: one per processor this process may use), `run` on
-    `runners` of its own, with the prepared items of at most `batch_size` at once. Items are taken only when there is
-    room: at most AHEAD + `runners` batches are held, however many items there are and however slowly results are taken.
+    `runners` of its own, with the prepared items of at most `batch_size` at once. Where there is a runner for every
+    processor the default is that runners do it all: threads that interrupt a run of the model cost it its caches.
+    Items are taken only when there is room: at most AHEAD + `runners` batches are held, however many items there are
+    and however slowly results are taken.
 
     The first error, in the items' order, is raised and ends the iteration. Leaving early (an error, `close`, Ctrl-C)
     waits for the calls under way, drops the others, and leaves no thread behind.
     """
     left, remaining = iter(items), length_hint(items) if runners > 1 else 0
-    flying: deque[Future[deque[Future[F]]]] = deque()
-    pool, runner = ThreadPoolExecutor(workers or processors(), "onnxcam"), ThreadPoolExecutor(runners, "onnxcam-run")
+    flying: deque[tuple[Future[None], deque[Future[F]]]] = deque()
+    here = workers is None and runners >= processors() > 1
+    pool = _Here() if here else ThreadPoolExecutor(workers or processors(), "onnxcam")
+    runner = ThreadPoolExecutor(runners, "onnxcam-run")
 
-    def batch(taken: list[T], waiting: list[Future[P | Skipped[R]]]) -> deque[Future[F]]:
-        prepared = [future.result() for future in waiting]
+    def preparing(taken: list[T]) -> list[Future[P | Skipped[R]]]:
+        return [pool.submit(prepare, item) for item in taken]
+
+    def batch(taken: list[T], waiting: list[Future[P | Skipped[R]]], finished: deque[Future[F]]) -> None:
+        prepared = [future.result() for future in waiting or preparing(taken)]
         waiting.clear()
         ready = [p for p in prepared if not isinstance(p, Skipped)]
         results = iter(run(ready) if ready else ())
-        return deque(
-            pool.submit(finish, item, p.result if isinstance(p, Skipped) else next(results))
-            for item, p in zip(taken, prepared, strict=True)
-        )
+        for item, p in zip(taken, prepared, strict=True):
+            finished.append(pool.submit(finish, item, p.result if isinstance(p, Skipped) else next(results)))
 
     try:
         while True:
@@ -68,13 +90,15 @@ def pipelined(
                 if not (taken := list(islice(left, size))):
                     break
                 remaining -= len(taken)
-                waiting = [pool.submit(prepare, item) for item in taken]
-                flying.append(runner.submit(partial(batch, taken, waiting)))
+                finished: deque[Future[F]] = deque()
+                flying.append((runner.submit(batch, taken, [] if here else preparing(taken), finished), finished))
             if not flying:
                 return
-            finished = flying.popleft().result()
+            running, finished = flying.popleft()
+            wait([running])
             while finished:
                 yield finished.popleft().result()
+            running.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         runner.shutdown(cancel_futures=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from onnxcam.pipeline import AHEAD, Skipped, pipelined
+from onnxcam.pipeline import AHEAD, Skipped, pipelined, processors
 
 NUMBERS = list(range(37))
 
@@ -110,6 +110,18 @@ def test_the_three_stages_work_at_the_same_time() -> None:
     assert list(pipelined(range(5), prepare, run, finish, batch_size=1, workers=2)) == [0, 1, 2, 3, 4]
 
 
+def test_runners_for_every_processor_do_everything_themselves() -> None:
+    seen: set[str] = set()
+
+    def told(value):
+        seen.add(threading.current_thread().name.rsplit("_", 1)[0])
+        return value
+
+    runners = max(2, processors())
+    assert list(pipelined(NUMBERS, told, told, lambda n, r: told(n), batch_size=2, runners=runners)) == NUMBERS
+    assert seen == {"onnxcam-run"}
+
+
 def test_several_runs_are_made_at_the_same_time_and_order_is_kept() -> None:
     """Each run waits for two others: with fewer runners nobody would ever come."""
     meeting = threading.Barrier(3)
@@ -135,8 +147,9 @@ def test_what_is_skipped_is_not_run_and_keeps_its_place() -> None:
     assert ran == [0, 2, 3, 5, 6]
 
 
+@pytest.mark.parametrize("runners", [1, max(2, processors())])  # the latter do everything themselves
 @pytest.mark.parametrize("stage", ["items", "prepare", "run", "finish"])
-def test_an_error_of_any_stage_is_raised_and_leaves_no_thread(stage: str) -> None:
+def test_an_error_of_any_stage_is_raised_and_leaves_no_thread(stage: str, runners: int) -> None:
     def fails(name, value):
         if name == stage and value == 13:
             raise ValueError("13")
@@ -149,6 +162,7 @@ def test_an_error_of_any_stage_is_raised_and_leaves_no_thread(stage: str) -> Non
         lambda batch: [fails("run", p) for p in batch],
         lambda n, r: fails("finish", r),
         batch_size=2,
+        runners=runners,
     )
     found: list[int] = []
     with pytest.raises(ValueError, match="13"):
@@ -158,7 +172,8 @@ def test_an_error_of_any_stage_is_raised_and_leaves_no_thread(stage: str) -> Non
     assert threading.active_count() == before
 
 
-def test_leaving_early_finishes_what_is_under_way_and_starts_nothing_more() -> None:
+@pytest.mark.parametrize("threads", [{"workers": 1}, {"runners": max(2, processors())}])
+def test_leaving_early_finishes_what_is_under_way_and_starts_nothing_more(threads: dict[str, int]) -> None:
     started: list[int] = []
     ended: list[int] = []
 
@@ -169,10 +184,10 @@ def test_leaving_early_finishes_what_is_under_way_and_starts_nothing_more() -> N
         return n
 
     before = threading.active_count()
-    results = pipelined(NUMBERS, int, list, finish, batch_size=4, workers=1)
+    results = pipelined(range(1000), int, list, finish, batch_size=4, **threads)
     assert next(results) == 0
     results.close()
     count = len(started)
-    assert started == ended and count < 12
+    assert sorted(started) == sorted(ended) and count <= 4 * (AHEAD + threads.get("runners", 1))
     time.sleep(0.05)
     assert len(started) == count and threading.active_count() == before

@@ -121,9 +121,9 @@ def audit(
 
     target: of items that ask for none. batch: pictures in one run of the model. runners: runs at the same time, default
     as many as the explainer's `threads` fit into the processors; several of one thread each are the fastest on CPUs.
-    workers: threads that decode and write, default one per processor. max_pixels: of one picture. restart: delete what
-    an earlier run recorded and begin anew. retry: try bad pictures again. progress: called with pictures done, all of
-    them, and errors.
+    workers: threads that decode and write, default one per processor, none where runners fill them. max_pixels: of one
+    picture. restart: delete what an earlier run recorded and begin anew. retry: try bad pictures again. progress:
+    called with pictures done, all of them, and errors.
 
     Decoding, the model, and drawing and writing overlap; 2 + runners batches are in memory, however many pictures.
 
