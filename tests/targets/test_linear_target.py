@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import parser
+import target_networks
 
 from onnxcam import Explainer, rewrite
 from onnxcam.errors import UsageError
@@ -13,20 +13,7 @@ from onnxcam.targets import Linear
 
 def network(batch: str = "N") -> onnx.ModelProto:
     """c (N, 2, 4, 4) -> two outputs: z (N, 3) behind a ReLU and pooling, m (N, 2, 4, 4) = c c."""
-    model = parser.parse_model(f"""
-        <ir_version: 8, opset_import: ["" : 18]>
-        net (float[{batch},1,4,4] x) => (float[{batch},3] z, float[{batch},2,4,4] m)
-        <float[2,1,1,1] w = {{1, -2}}, float[2] b = {{0.5, 0.25}}, float[3,2] v = {{1, 2, 3, -4, 5, 6}}>
-        {{
-            c = Conv(x, w, b)
-            a = Relu(c)
-            p = GlobalAveragePool(a)
-            f = Flatten(p)
-            z = Gemm<transB=1>(f, v)
-            m = Mul(c, c)
-        }}""")
-    onnx.checker.check_model(model)
-    return model
+    return target_networks.network("m = Mul(c, c)", "float[N,3] z, float[N,2,4,4] m", batch)
 
 
 W = np.array([1.0, -2.0]).reshape(2, 1, 1)
