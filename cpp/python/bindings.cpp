@@ -209,8 +209,8 @@ Raises TypeError for another dtype, ValueError for shapes that do not fit or hav
                 maps, height, width, y_scale, y_offset, x_scale, x_offset,
                 [n = checked_threads(threads)](auto... arguments) { onnxcam::resize_bilinear(arguments..., n); });
         },
-        "maps"_a, "height"_a, "width"_a, py::kw_only(), "y_scale"_a = py::none(), "y_offset"_a = 0.0,
-        "x_scale"_a = py::none(), "x_offset"_a = 0.0, "threads"_a = 0,
+        "maps"_a, "height"_a, "width"_a, "y_scale"_a = py::none(), "y_offset"_a = 0.0, "x_scale"_a = py::none(),
+        "x_offset"_a = 0.0, "threads"_a = 0,
         R"(Maps (N, height, width), float32: `maps` (N, h, w), float32, sampled bilinearly.
 
 Output pixel i reads source coordinate (i + 0.5) * scale + offset - 0.5, clamped to the edge, without
@@ -230,14 +230,14 @@ Raises TypeError for another dtype, ValueError for a wrong shape or a negative o
     m.def(
         "saliency_maps",
         [](const py::array& maps, py::ssize_t height, py::ssize_t width, std::optional<double> y_scale,
-           double y_offset, std::optional<double> x_scale, double x_offset, double epsilon, int threads) {
+           double y_offset, std::optional<double> x_scale, double x_offset, int threads, double epsilon) {
             return resize_bilinear(maps, height, width, y_scale, y_offset, x_scale, x_offset,
                                    [e = checked_epsilon(epsilon), n = checked_threads(threads)](auto... arguments) {
                                        onnxcam::saliency_maps(arguments..., e, n);
                                    });
         },
-        "maps"_a, "height"_a, "width"_a, py::kw_only(), "y_scale"_a = py::none(), "y_offset"_a = 0.0,
-        "x_scale"_a = py::none(), "x_offset"_a = 0.0, "epsilon"_a = 1e-7, "threads"_a = 0,
+        "maps"_a, "height"_a, "width"_a, "y_scale"_a = py::none(), "y_offset"_a = 0.0, "x_scale"_a = py::none(),
+        "x_offset"_a = 0.0, "threads"_a = 0, "epsilon"_a = 1e-7,
         R"(Maps (N, height, width), float32 in [0, 1]: max(`maps`, 0), min_max, resize_bilinear, min_max.
 
 maps: the signed raw maps, float32 (N, h, w); the other arguments as of the steps. The same bits as the four steps
@@ -271,8 +271,8 @@ void define_reference(py::module_& m) {
             return resize_bilinear(maps, height, width, y_scale, y_offset, x_scale, x_offset,
                                    reference::resize_bilinear);
         },
-        "maps"_a, "height"_a, "width"_a, py::kw_only(), "y_scale"_a = py::none(), "y_offset"_a = 0.0,
-        "x_scale"_a = py::none(), "x_offset"_a = 0.0);
+        "maps"_a, "height"_a, "width"_a, "y_scale"_a = py::none(), "y_offset"_a = 0.0, "x_scale"_a = py::none(),
+        "x_offset"_a = 0.0);
     m.def(
         "min_max", [](const py::array& maps, double epsilon) { return min_max(maps, epsilon, reference::min_max); },
         "maps"_a, "epsilon"_a = 1e-7);
@@ -284,8 +284,8 @@ void define_reference(py::module_& m) {
                 maps, height, width, y_scale, y_offset, x_scale, x_offset,
                 [e = checked_epsilon(epsilon)](auto... arguments) { reference::saliency_maps(arguments..., e); });
         },
-        "maps"_a, "height"_a, "width"_a, py::kw_only(), "y_scale"_a = py::none(), "y_offset"_a = 0.0,
-        "x_scale"_a = py::none(), "x_offset"_a = 0.0, "epsilon"_a = 1e-7);
+        "maps"_a, "height"_a, "width"_a, "y_scale"_a = py::none(), "y_offset"_a = 0.0, "x_scale"_a = py::none(),
+        "x_offset"_a = 0.0, "epsilon"_a = 1e-7);
     m.def(
         "overlay",
         [](const py::array& picture, const py::array& values, const py::array& colormap, double opacity) {

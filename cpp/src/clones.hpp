@@ -14,3 +14,10 @@
 #else
 #define ONNXCAM_RESTRICT __restrict__
 #endif
+
+/// Asks for the cache line of an address that will be written, where the compiler knows how.
+#if defined(__GNUC__)
+#define ONNXCAM_PREFETCH_FOR_WRITE(address) __builtin_prefetch(address, 1)
+#else
+#define ONNXCAM_PREFETCH_FOR_WRITE(address) static_cast<void>(address)
+#endif

@@ -9,6 +9,8 @@
 namespace onnxcam {
 namespace {
 
+constexpr std::size_t ahead = 3;  // rows
+
 /// Takes an output row into the running extremes of its columns.
 ONNXCAM_CLONES
 void include_row(const float* top, const float* bottom, float t, float* ONNXCAM_RESTRICT lowest,
@@ -18,6 +20,12 @@ void include_row(const float* top, const float* bottom, float t, float* ONNXCAM_
         lowest[i] = value < lowest[i] ? value : lowest[i];
         highest[i] = value > highest[i] ? value : highest[i];
     }
+}
+
+/// The lines of a row that will be written: a new map's memory is in no cache, and a store waits for it.
+void prefetch_row(const float* row, std::size_t W) {
+    constexpr std::size_t line = 64 / sizeof(float);
+    for (std::size_t i = 0; i < W; i += line) ONNXCAM_PREFETCH_FOR_WRITE(row + i);
 }
 
 ONNXCAM_CLONES
@@ -73,6 +81,7 @@ void saliency_maps(const float* raws, float* out, std::size_t N, std::size_t h, 
         }
         SampledRows sampled(map, w, columns, scratch.data() + worker * 4 * W);
         for (std::size_t row = first; row < last; ++row) {
+            if (row + ahead < last) prefetch_row(target + (row + ahead) * W, W);
             scaled_row(sampled(rows.lower[row]), sampled(rows.upper[row]), rows.t[row], lowest[n], divisor[n],
                        target + row * W, W);
         }

@@ -13,7 +13,6 @@ def resize_bilinear(
     maps: NDArray[np.float32],
     height: int,
     width: int,
-    *,
     y_scale: float | None = None,
     y_offset: float = 0.0,
     x_scale: float | None = None,
@@ -25,13 +24,12 @@ def saliency_maps(
     maps: NDArray[np.float32],
     height: int,
     width: int,
-    *,
     y_scale: float | None = None,
     y_offset: float = 0.0,
     x_scale: float | None = None,
     x_offset: float = 0.0,
-    epsilon: float = 1e-07,
     threads: int = 0,
+    epsilon: float = 1e-07,
 ) -> NDArray[np.float32]: ...
 def overlay(
     picture: NDArray[np.uint8], values: NDArray[np.float32], colormap: NDArray[np.uint8], opacity: float

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxcam.autodiff.engine import blockers, live_path
 from onnxcam.autodiff.one_token import of_one_token
@@ -48,7 +48,7 @@ class LayerOutputs:
     """The outputs for one target layer: `activations` (N, K, h, w) and `alpha`, broadcastable to it, float32.
 
     Where the method makes the map itself, `activations` is that map (N, 1, H, W) and alpha is 1. raw: their sum over
-    channels (N, 1, h, w), where alpha weighs whole channels: as a matrix product it costs less than copying A out. cut:
+    channels (N, h, w) in place of alpha, of a lean model: as a matrix product it costs less than copying A out. cut:
     of methods that run the head alone.
     """
 
@@ -69,8 +69,10 @@ class ExplainedModel:
     float32 and, where the model ends in an activation, `probabilities` (N, C) float32. The inputs of the target, by
     role, choose what is explained: of a class `class_index` (1,) or (N,) int64, -1 the predicted one. resolved: per
     role that can leave something to the model, the output that holds what it was decided to be. target_head makes the
-    part behind the layer, from A to score and alpha of what is asked. `values` says which value of the model each
-    output is: itself, or the value of which it would be a copy.
+    part behind the layer, from A to `answers`, what depends on what is asked.
+
+    A lean model is one to run here: what nodes make is output under its own name, nothing is computed that a map of
+    sums over channels does not need, and a score that is one of the logits is read off them.
     """
 
     model: ModelProto
@@ -83,12 +85,11 @@ class ExplainedModel:
     inputs: Mapping[str, str]
     target_head: Callable[[], HeadModel] | None
     notes: tuple[str, ...]
-    score: str
+    score: str | None
     index: str | None
     logits: str | None
     probabilities: str | None
     resolved: Mapping[str, str]
-    values: Mapping[str, str]
 
     @property
     def head(self) -> Head:
@@ -98,18 +99,35 @@ class ExplainedModel:
     @cached_property
     def outputs(self) -> tuple[str, ...]:
         """What one run asks for."""
-        return self._outputs(*(name for outputs in self.layers for name in (outputs.activations, outputs.alpha)))
+        cuts = (name for outputs in self.layers if outputs.cut for name in outputs.cut.values)
+        maps = (name for o in self.layers for name in ((o.raw,) if o.raw else (o.activations, o.alpha)))
+        return self._with_scores(*maps, *cuts)
 
     @cached_property
-    def summed_outputs(self) -> tuple[str, ...]:
-        """The same with each layer's sum in place of A and alpha, where all layers have one."""
-        raws = [outputs.raw for outputs in self.layers]
-        return self._outputs(*(raw for raw in raws if raw)) if all(raws) else self.outputs
+    def shared_outputs(self) -> tuple[str, ...]:
+        """What a run asks for whose activations are explained by `target_head`."""
+        return self._with_scores(*(outputs.activations for outputs in self.layers))
 
-    def _outputs(self, *maps: str) -> tuple[str, ...]:
+    def _with_scores(self, *names: str) -> tuple[str, ...]:
         scores = (self.score, self.index, self.logits, self.probabilities, *self.resolved.values())
-        cuts = (name for outputs in self.layers if outputs.cut for name in outputs.cut.values)
-        return tuple(dict.fromkeys((*maps, *(n for n in scores if n is not None), *cuts)))
+        return tuple(dict.fromkeys((*names, *(n for n in scores if n is not None))))
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The outputs that depend on what is asked."""
+        return (*((self.score,) if self.score else ()), self.layers[0].alpha, *self.resolved.values())
+
+    @cached_property
+    def score_outputs(self) -> tuple[str, ...]:
+        """What `scored` reads."""
+        return tuple(name for name in ((self.score,) if self.score else (self.logits, self.index)) if name)
+
+    def scored(self, results: Mapping[str, "np.ndarray[Any, Any]"], sample: int) -> float:
+        """The explained score of one sample of a run's results."""
+        if self.score:
+            return float(results[self.score].item(sample))
+        assert self.logits is not None and self.index is not None
+        return float(results[self.logits].item(sample, results[self.index].item(sample)))
 
 
 @stage("load")
@@ -258,13 +276,16 @@ def plan(
 
 
 @stage("rewrite")
-def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **wanted: Any) -> ExplainedModel:
+def explained_model(
+    graph: Graph, image: ImageInput, *, lean: bool = False, summed: bool = True, **wanted: Any
+) -> ExplainedModel:
     """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite` and `plan`.
 
-    copies: every output has its name, as a copy; else what nodes make is output under its own name, see `values`.
+    lean: see ExplainedModel; summed: whether sums over channels are all that is made of A and alpha.
     """
     chosen = plan(graph, image, **wanted)
     row, kind, layers = chosen.method, chosen.kind, chosen.layers
+    summed = lean and summed and row.name in _CHANNEL_GRADIENTS and all(layer.channels for layer in layers)
     taken = chosen.names
     inputs = {i.role: free_name(i.role, taken) for i in kind.inputs}
     op = Builder(graph)
@@ -281,39 +302,33 @@ def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **w
         if row.cut is not None
     ]
     maps = chosen.emit(context)
-    behind = list(dict.fromkeys((target.score, maps[0][1], *target.resolved.values())))
+    scored = () if summed and target.entry else (target.score,)
+    behind = list(dict.fromkeys((*scored, maps[0][1], *target.resolved.values())))
     per_target = partial(head_after, context.graph, layers[0].name, behind, image.name)
-    outputs = []
-    values: dict[str, str] = {}
-    exposed: dict[str, str] = {}
+    outputs: list[ValueInfoProto] = []
 
     def expose(role: str, value: str, dtype: int, shape: list[Dim]) -> str:
-        name = exposed[value] = free_name(f"onnxcam_{role}", taken)
-        taken.add(name)
-        if copies or context.graph.producer(value) is None or value in values.values():
+        name = value
+        if not lean or context.graph.producer(value) is None:
+            name = free_name(f"onnxcam_{role}", taken)
+            taken.add(name)
             context.op.nodes.append(helper.make_node("Identity", [value], [name], name=name))
-            value = name
-        values[name] = value
-        outputs.append(tensor_info(value, dtype, shape))
+        if all(known.name != name for known in outputs):
+            outputs.append(tensor_info(name, dtype, shape))
         return name
 
     def expose_map(number: int, layer: Layer, activations: str, alpha: str) -> LayerOutputs:
         suffix = f"_{number}" if number else ""
         whole = row.makes_maps
         shape: list[Dim] = ["N", 1, None, None] if whole else ["N", layer.channels, *layer.grid]
-        return LayerOutputs(
-            layer,
-            expose(f"activations{suffix}", activations, TensorProto.FLOAT, shape),
-            expose(f"alpha{suffix}", alpha, TensorProto.FLOAT, [None, 1 if whole else layer.channels, None, None]),
-            expose_raw(suffix, layer, activations, alpha),
-            expose_cut(suffix, heads[number]) if heads else None,
-        )
-
-    def expose_raw(suffix: str, layer: Layer, activations: str, alpha: str) -> str | None:
-        if copies or row.name not in _CHANNEL_GRADIENTS or layer.channels is None:
-            return None
-        raw = channel_sum(context.op, layer, activations, alpha, rank=4)
-        return expose(f"raw{suffix}", raw, TensorProto.FLOAT, ["N", 1, *layer.grid])
+        weights: list[Dim] = [None, 1 if whole else layer.channels, None, None]
+        a = expose(f"activations{suffix}", activations, TensorProto.FLOAT, shape)
+        if summed:
+            raw = channel_sum(context.op, layer, activations, alpha, rank=3)
+            outputs.append(tensor_info(raw, TensorProto.FLOAT, ["N", *layer.grid]))
+            return LayerOutputs(layer, a, alpha, raw, None)
+        w = expose(f"alpha{suffix}", alpha, TensorProto.FLOAT, weights)
+        return LayerOutputs(layer, a, w, None, expose_cut(suffix, heads[number]) if heads else None)
 
     def expose_cut(suffix: str, cut: HeadModel) -> CutOutputs:
         g = context.graph
@@ -323,27 +338,27 @@ def explained_model(graph: Graph, image: ImageInput, *, copies: bool = True, **w
         ]
         return CutOutputs(cut, tuple(names))
 
-    rows: list[Dim] = ["N", kind.head.classes]
-
     def expose_role(role: str, value: str) -> str:
-        if value in exposed:
-            return exposed[value]
+        if index and value == target.index:
+            return index
         shape = context.graph.shape(value)
         return expose(role, value, context.graph.dtype(value), ["N", *shape[1:]] if shape else ["N"])
 
-    index, classes, probabilities = target.index, target.classes, target.probabilities
+    rows: list[Dim] = ["N", kind.head.classes]
+    classes, probabilities = target.classes, target.probabilities
     if not kind.has_class:  # what the target reads can be asked for, like the model's own outputs
         inner = [value for value in kind.reads if value not in graph.outputs and graph.producer(value) is not None]
         outputs += [tensor_info(value, graph.dtype(value), graph.shape(value)) for value in inner]
+    shown = tuple(expose_map(i, layer, *pair) for i, (layer, pair) in enumerate(zip(layers, maps, strict=True)))
+    index = expose("index", target.index, TensorProto.INT64, ["N"]) if target.index else None
     return ExplainedModel(
-        layers=tuple(expose_map(i, layer, *pair) for i, (layer, pair) in enumerate(zip(layers, maps, strict=True))),
-        score=expose("score", target.score, TensorProto.FLOAT, ["N"]),
-        index=expose("index", index, TensorProto.INT64, ["N"]) if index else None,
+        layers=shown,
+        score=expose("score", target.score, TensorProto.FLOAT, ["N"]) if scored else None,
+        index=index,
         logits=expose("logits", classes, TensorProto.FLOAT, rows) if classes else None,
         probabilities=expose("probabilities", probabilities, TensorProto.FLOAT, rows) if probabilities else None,
         resolved={role: expose_role(role, value) for role, value in target.resolved.items()},
-        values=values,
-        model=context.op.model(outputs),
+        model=context.op.model(outputs, base=graph),
         graph=graph,
         image=image,
         kind=kind,

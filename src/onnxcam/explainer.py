@@ -144,7 +144,8 @@ class Explainer:
             output=output,
             target=target,
             options=method_options,
-            copies=False,
+            lean=True,
+            summed=not eigen_smooth,
         )
         notes = list(graph.notes)
         dense = (explained.kind.record() or {}).get("kind") == "segmentation"
@@ -373,8 +374,9 @@ class Explainer:
         questions = self._questions(wanted, view)
         if not isinstance(targets, int) and not questions:
             return []
-        first = questions[:1] or self._questions([None], view)
-        results = self._results(tensor, self._asked(first))
+        first = self._asked(questions[:1] or self._questions([None], view))
+        head = self._target_head
+        results = self._results(tensor, first, e.shared_outputs if head else None)
         if isinstance(targets, int):
             if e.logits is None:
                 raise UsageError(f"the {targets} highest classes of a target that is no class", "give the targets")
@@ -384,16 +386,14 @@ class Explainer:
             questions = self._questions([int(i) for i in best], view)
         n = len(questions)
         repeated, asked = np.repeat(tensor, n, axis=0), self._asked(questions)
-        per_target = self._per_target(results, asked) or self._results(repeated, asked)
+        per_target = self._per_target(head, results, asked) if head else self._results(repeated, asked)
         return self._explanations(repeated, per_target, asked, questions, [view] * n, [picture] * n)
 
     def _per_target(
-        self, results: Mapping[str, npt.NDArray[Any]], asked: Mapping[str, npt.NDArray[Any]]
-    ) -> dict[str, npt.NDArray[Any]] | None:
-        """The results of one picture for several questions, by the head alone; None where it cannot run by itself."""
-        head, e = self._target_head, self._explained
-        if head is None:
-            return None
+        self, head: HeadRunner, results: Mapping[str, npt.NDArray[Any]], asked: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """The results of one picture for several questions, by the head alone."""
+        e = self._explained
         (layer,) = e.layers
         a, n = results[layer.activations], len(next(iter(asked.values())))
         runs = []
@@ -401,7 +401,7 @@ class Explainer:
             rows = self._named({r: v[start : start + self._batch_size] for r, v in asked.items()})
             runs.append(head.run(np.repeat(a, min(self._batch_size, n - start), axis=0), rows))
         parts = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
-        own = dict(zip((e.score, layer.alpha, *e.resolved.values()), parts, strict=True))
+        own = dict(zip(e.answers, parts, strict=True))
         shared = {name: np.repeat(value, n, axis=0) for name, value in results.items() if name not in own}
         return shared | own
 
@@ -465,31 +465,36 @@ class Explainer:
 
     def built_in(self) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
         """What an exported file holds of the target, by role, and which roles stay inputs of it."""
-        return self._explained.kind.built_in(Scene(self.labels, self._whole, self._outputs_of))
+        return self._explained.kind.built_in(self._bare_scene)
 
     def _checked_tensor(self, x: Any) -> npt.NDArray[Any]:
         """Raises: UsageError where it is not what the model takes."""
-        image = self._explained.image
         array = np.asarray(x if hasattr(x, "__array__") or not hasattr(x, "__dlpack__") else np.from_dlpack(x))
-        expected, in_plane = self._sample_shapes
-        if array.ndim == 0 or array.shape[1:] != expected or array.dtype != image.dtype:
+        shape, (expected, in_plane, dtype) = array.shape, self._sample
+        if not shape or shape[1:] != expected or array.dtype != dtype:
+            image = self._explained.image
             wanted = ", ".join(map(str, expected))
             raise UsageError(
-                f"`{image.name}` takes {image.dtype} (N, {wanted}), not {array.dtype} {array.shape}",
+                f"`{image.name}` takes {image.dtype} (N, {wanted}), not {array.dtype} {shape}",
                 "pass the tensor that the model itself would be fed",
             )
-        return np.ascontiguousarray(array.reshape(len(array), *in_plane))
+        return np.ascontiguousarray(array if in_plane == expected else array.reshape(len(array), *in_plane))
 
     @cached_property
-    def _sample_shapes(self) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-        """The shape of one sample as the model takes it, and with a signal or a volume laid out in a plane."""
+    def _sample(self) -> tuple[tuple[Any, ...], tuple[int, ...], np.dtype[Any]]:
+        """The shape of one sample as the model takes it, and with a signal or a volume laid out in a plane; its type"""
         image, size = self._explained.image, self.preprocess.size
         in_plane = (image.channels, *size) if image.layout == "nchw" else (*size, image.channels)
-        return tuple(image.bound(size)[1:]), in_plane
+        return tuple(image.bound(size)[1:]), in_plane, np.dtype(image.dtype)
 
     def _questions(self, targets: Iterable[TargetLike], view: View) -> list[Question]:
-        scene = Scene(self.labels, view, self._outputs_of)
+        scene = self._bare_scene if view is self._whole else Scene(self.labels, view, self._outputs_of)
         return [self._explained.kind.question(target, scene) for target in targets]
+
+    @cached_property
+    def _bare_scene(self) -> Scene:
+        """What a question about a model-ready tensor may refer to."""
+        return Scene(self.labels, self._whole, self._outputs_of)
 
     def _outputs_of(self, picture: PictureLike) -> dict[str, npt.NDArray[Any]]:
         """The model's outputs for a picture."""
@@ -511,21 +516,25 @@ class Explainer:
         if len(tensor) == 0:
             return []
         asked = self._asked(questions, feeds)
-        summed = self._explained.summed_outputs if self._combine == "sum" else None
-        return self._explanations(tensor, self._results(tensor, asked, summed), asked, questions, views, pictures)
+        return self._explanations(tensor, self._results(tensor, asked), asked, questions, views, pictures)
 
     def _results(
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
         """What one run of the model gives for each sample; outputs: default all that an explanation can need."""
+        if self._explained.image.batch in (None, len(tensor)):
+            return self._run(tensor, asked, len(tensor), outputs)
         runs = [self._run(*chunk, outputs=outputs) for chunk in self._chunks(tensor, asked)]
-        return runs[0] if len(runs) == 1 else {name: np.concatenate([r[name] for r in runs]) for name in runs[0]}
+        return {name: np.concatenate([r[name] for r in runs]) for name in runs[0]}
 
     def _resolved(
         self, results: Mapping[str, npt.NDArray[Any]], asked: Mapping[str, npt.NDArray[Any]]
     ) -> dict[str, npt.NDArray[Any]]:
         """What was asked, with what was left to the model as it decided."""
-        return {**asked, **{role: results[output] for role, output in self._explained.resolved.items()}}
+        resolved = dict(asked)
+        for role, output in self._explained.resolved.items():
+            resolved[role] = results[output]
+        return resolved
 
     def _explanations(
         self,
@@ -536,52 +545,58 @@ class Explainer:
         views: Sequence[View],
         pictures: Sequence[Picture | None],
     ) -> list[Explanation]:
-        e = self._explained
-        facts: list[dict[str, Any]] = [{} for _ in tensor]
+        e, n = self._explained, len(tensor)
         resolved = self._resolved(results, asked)
-        for i, fact in enumerate(facts):
-            if told := e.kind.problem({role: rows[i] for role, rows in resolved.items()}):
-                fact["target"] = told
+        facts: list[dict[str, Any]] = []
+        for i in range(n):
+            problem = e.kind.problem(resolved, i)
+            facts.append({"target": problem} if problem else {})
         raws = self._raws(tensor, results, resolved, facts)
         values = self._maps(raws, views)
         if self._aug_smooth:
             raws, values = self._smoothed(tensor, resolved, raws, values, views)
-        clip = PIXEL_CLIP if raws[0].shape[1:] == self.preprocess.size else 100.0
         if e.image.sides != 2:
             values = [v.reshape(e.image.spatial(self.preprocess.size)) for v in values]
             raws = [raw.reshape(len(raw), *self._sides(raw, o.layer)) for raw, o in zip(raws, e.layers, strict=True)]
         probabilities = results[e.probabilities] if e.probabilities else None
         ranked = probabilities if probabilities is not None else results[e.logits] if e.logits else None
-        classes = [int(i) for i in results[e.index]] if e.index else [-1] * len(tensor)
-        return [
-            Explanation(
-                values=values[i],
-                raws=tuple(raw[i] for raw in raws),
-                class_index=(index := classes[i]),
-                label=self._named_target(questions[i], resolved, i) or self._label(index),
-                score=float(results[e.score][i]),
-                probability=float(probabilities[i, index]) if probabilities is not None else None,
-                layer=self.layer,
-                method=self.method,
-                region=views[i].region,
-                scores=ranked[i] if ranked is not None else np.zeros(0, np.float32),
-                labels=self.labels,
-                normalize=self._normalize,
-                clip=clip,
-                picture=pictures[i],
-                provenance=self._provenance(pictures[i], questions[i]) | ({"found": facts[i]} if facts[i] else {}),
+        clip = PIXEL_CLIP if raws[0].shape[1:] == self.preprocess.size else 100.0
+        made = []
+        for i in range(n):
+            index = results[e.index].item(i) if e.index else -1
+            made.append(
+                Explanation(
+                    values=values[i],
+                    raws=tuple([raw[i] for raw in raws]),
+                    class_index=index,
+                    label=e.kind.label(questions[i], resolved, i, self.labels) or self._label(index),
+                    score=e.scored(results, i),
+                    probability=probabilities.item(i, index) if probabilities is not None else None,
+                    region=views[i].region,
+                    scores=ranked[i] if ranked is not None else np.zeros(0, np.float32),
+                    clip=clip,
+                    picture=pictures[i],
+                    provenance=self._provenance(pictures[i], questions[i], facts[i]),
+                    **self._common,
+                )
             )
-            for i in range(len(tensor))
-        ]
+        return made
 
-    def _maps(self, raws: Sequence[npt.NDArray[np.float32]], views: Sequence[View]) -> list[npt.NDArray[np.float32]]:
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        """What all explanations have in common."""
+        return {"layer": self.layer, "method": self.method, "labels": self.labels, "normalize": self._normalize}
+
+    def _maps(
+        self, raws: Sequence[npt.NDArray[np.float32]], views: Sequence[View]
+    ) -> npt.NDArray[np.float32] | list[npt.NDArray[np.float32]]:
         """The saliency maps (H, W) of raw maps (N, h, w); of volumes both are slices one below the other."""
         e = self._explained
         if e.image.sides == 3:
             raws = [raw.reshape(len(raw), *self._sides(raw, o.layer)) for raw, o in zip(raws, e.layers, strict=True)]
             size = e.image.spatial(self.preprocess.size)
             maps = volume_maps(raws, (size[0], size[1], size[2]), self._normalize, self._fuse, self._threads)
-            return list(maps.reshape(len(maps), *self.preprocess.size))
+            return maps.reshape(len(maps), *self.preprocess.size)
         return saliency_maps(raws, views, self._normalize, self._fuse, self._threads)
 
     def _sides(self, raw: npt.NDArray[np.float32], layer: Layer) -> tuple[int, ...]:
@@ -594,7 +609,7 @@ class Explainer:
         tensor: npt.NDArray[Any],
         resolved: Mapping[str, npt.NDArray[Any]],
         raws: list[npt.NDArray[np.float32]],
-        values: list[npt.NDArray[np.float32]],
+        values: Iterable[npt.NDArray[np.float32]],
         views: Sequence[View],
     ) -> tuple[list[npt.NDArray[np.float32]], list[npt.NDArray[np.float32]]]:
         """Means of maps and of raw maps over six inputs, the first of which has its own already.
@@ -624,8 +639,8 @@ class Explainer:
         """The raw map (N, h, w) of each layer; facts: per sample, filled with what the method records."""
 
         e = self._explained
-        if e.method.loop is None and all(o.raw in results for o in e.layers):
-            return [results[o.raw][:, 0] for o in e.layers if o.raw]
+        if e.layers[0].raw in results:
+            return [results[o.raw] for o in e.layers if o.raw]
         if e.method.loop is None:
             pairs = [(results[o.activations], results[o.alpha]) for o in e.layers]
             raws = [combined(*pair, self._combine, self._threads, self._sign) for pair in pairs]
@@ -642,7 +657,7 @@ class Explainer:
             x=x,
             axes=(2, 3) if e.image.layout == "nchw" else (1, 2),
             index=np.arange(len(x)),
-            score=results[e.score],
+            score=np.array([e.scored(results, i) for i in range(len(x))], np.float32),
             zero=e.image.quantization[1] if e.image.quantization else 0,
             activations=[results[o.activations] for o in e.layers],
             layouts=[o.layer.layout for o in e.layers],
@@ -695,8 +710,8 @@ class Explainer:
         notes = []
         for layer, (outputs, head) in enumerate(zip(e.layers, self._heads, strict=True)):
             assert outputs.cut is not None
-            values = results[outputs.cut.values[0]][:1]
-            if not head.verified(values, results[e.score][:1], partial(self._head_scores, results, resolved, layer, 0)):
+            values, score = results[outputs.cut.values[0]][:1], e.scored(results, 0)
+            if not head.verified(values, score, partial(self._head_scores, results, resolved, layer, 0)):
                 name = outputs.layer.name
                 notes.append(f"after layer `{name}` the model runs one sample at a time: its batch is built in")
         return notes
@@ -706,34 +721,40 @@ class Explainer:
         return self._scores(x, self._asked(self._questions(index, self._whole)))
 
     def _scores(self, x: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        score = self._explained.score
-        return np.concatenate([self._run(*chunk, outputs=(score,))[score] for chunk in self._chunks(x, asked)])
+        e = self._explained
+        results = self._results(x, asked, e.score_outputs)
+        return np.array([e.scored(results, i) for i in range(len(x))], np.float32)
 
     def _chunks(
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]
-    ) -> Iterator[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]], int]]:
+    ) -> list[tuple[npt.NDArray[Any], Mapping[str, npt.NDArray[Any]], int]]:
         """The samples in pieces of the model's own batch size, the last one padded by repeating its last sample."""
-        batch = self._explained.image.batch or len(tensor)
-        for start in range(0, len(tensor), batch):
-            x = tensor[start : start + batch]
-            rows = {role: value[start : start + batch] for role, value in asked.items()}
-            if missing := batch - len(x):
-                padded = {role: np.concatenate([v, *[v[-1:]] * missing]) for role, v in rows.items()}
-                yield np.concatenate([x, *[x[-1:]] * missing]), padded, len(x)
-            else:
-                yield x, rows, len(x)
+        n = len(tensor)
+        batch = self._explained.image.batch or n
+
+        def piece(rows: npt.NDArray[Any], start: int) -> npt.NDArray[Any]:
+            missing = max(0, start + batch - n)
+            return np.concatenate([rows[start:], *[rows[-1:]] * missing]) if missing else rows[start : start + batch]
+
+        return [
+            (piece(tensor, start), {role: piece(rows, start) for role, rows in asked.items()}, min(batch, n - start))
+            for start in range(0, n, batch)
+        ]
 
     def _named(self, asked: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """What is asked, by the names of the rewritten model's inputs, and what other inputs are always fed."""
-        names, always = self._inputs
-        return {**always, **{names[role]: rows for role, rows in asked.items()}}
+        renamed, always = self._inputs
+        if renamed:
+            asked = {renamed.get(role, role): rows for role, rows in asked.items()}
+        return {**always, **asked}
 
     @cached_property
     def _inputs(self) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
-        """The name of each role's input, and what the inputs with one value for all samples are fed."""
+        """The inputs that are not called like their role, and what those with one value for all samples are fed."""
         e = self._explained
         always = {name: other.value for name, other in e.image.others.items() if not other.per_sample}
-        return {**e.inputs, **{_role(name): name for name in e.image.others}}, always
+        names = {**e.inputs, **{_role(name): name for name in e.image.others}}
+        return {role: name for role, name in names.items() if name != role}, always
 
     def _asked(
         self, questions: Sequence[Question], feeds: Mapping[str, Any] | None = None
@@ -747,7 +768,10 @@ class Explainer:
 
     def _beside(self, count: int, feeds: Mapping[str, Any] | None = None) -> dict[str, npt.NDArray[Any]]:
         """Raises: UsageError for a value that does not fit, or an input that has one value for all samples."""
-        others = {**self._explained.image.others}
+        others = self._explained.image.others
+        if not (others or feeds):
+            return {}
+        others = {**others}
         for name, given in (feeds or {}).items():
             if name not in others or not others[name].per_sample:
                 listed = ", ".join(f"`{n}`" for n, other in others.items() if other.per_sample) or "none"
@@ -769,18 +793,10 @@ class Explainer:
         outputs: Sequence[str] | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         e = self._explained
-        names = outputs or e.outputs
-        values = [e.values.get(name, name) for name in names]
         if e.image.sides != 2:
             x = x.reshape(len(x), *(int(side) for side in e.image.bound(self.preprocess.size)[1:] if side))
-        results = self._session.run({e.image.name: x, **self._named(asked)}, values)
-        if wanted < len(x):
-            results = {name: value[:wanted] for name, value in results.items()}
-        return {name: results[value] for name, value in zip(names, values, strict=True)}
-
-    def _named_target(self, question: Question, resolved: Mapping[str, npt.NDArray[Any]], sample: int) -> str | None:
-        decided = {role: rows[sample] for role, rows in resolved.items()}
-        return self._explained.kind.label(question, decided, self.labels)
+        results = self._session.run({e.image.name: x, **self._named(asked)}, outputs or e.outputs)
+        return {name: value[:wanted] for name, value in results.items()} if wanted < len(x) else results
 
     def _label(self, index: int) -> str | None:
         return self.labels[index] if self.labels and index >= 0 else None
@@ -819,9 +835,13 @@ class Explainer:
             },
         }
 
-    def _provenance(self, picture: Picture | None, question: Question) -> dict[str, Any]:
-        source = None if picture is None else {"source": picture.source, "sha256": picture.sha256}
-        return {**self._facts, "picture": source, "target": question.record}
+    def _provenance(self, picture: Picture | None, question: Question, found: Mapping[str, Any]) -> dict[str, Any]:
+        facts = self._facts.copy()
+        facts["picture"] = None if picture is None else {"source": picture.source, "sha256": picture.sha256}
+        facts["target"] = question.record
+        if found:
+            facts["found"] = found
+        return facts
 
     def __repr__(self) -> str:
         return f"<Explainer {self._file.name}: {self.method} at {self.layer!r}, {self.classes} classes>"

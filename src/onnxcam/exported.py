@@ -485,7 +485,7 @@ def _assembled(
         expose(names.heatmap_raw, raw, TensorProto.FLOAT, [*of_classes, *(open_size if dynamic else grid)])
     expose(names.heatmap, heatmap, TensorProto.FLOAT, [*of_classes, *(open_size if isinstance(size, str) else size)])
     outputs.sort(key=lambda o: [names.heatmap, names.heatmap_class, names.heatmap_raw, names.overlay].index(o.name))
-    model = op.model(outputs)
+    model = op.model(outputs, base=graph)
     held = {t.name for t in model.graph.initializer}
     read = {i for node in front for i in node.input} - held
     model.graph.initializer.extend(t for name, t in op.initializers.items() if name in read)
@@ -823,7 +823,7 @@ class _Trial:
             return np.stack([e.values for e in explanations])
         raws = [np.stack(of_layer) for of_layer in zip(*(e.raws for e in explanations), strict=True)]
         views = [View.identity(self.request.map_size)] * len(x)
-        return np.stack(saliency_maps(raws, views, self.request.normalize, self.request.fuse))
+        return np.stack([*saliency_maps(raws, views, self.request.normalize, self.request.fuse)])
 
 
 def _gap(expected: Array, got: Array) -> float:

@@ -82,7 +82,7 @@ class ModelSession(Protocol):
     def versions(self) -> Mapping[str, str]:
         """The runtime's package and version."""
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+    def run(self, feeds: dict[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Outputs by name. Raises: ModelError where the runtime refuses the run."""
 
 
@@ -146,11 +146,11 @@ class Session:
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
     @stage("run")
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+    def run(self, feeds: dict[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Outputs by name. Raises: ModelError where ONNX Runtime refuses the run."""
-        names = list(outputs or self.outputs)
+        names = outputs or self.outputs
         try:
-            values = self._session.run(names, dict(feeds), self._quiet)
+            values = self._session.run(names, feeds, self._quiet)
         except Exception as error:  # onnxruntime raises its own, unrelated classes
             raise _refused("ONNX Runtime", feeds, error) from error
         return dict(zip(names, values, strict=True))
@@ -201,14 +201,14 @@ class OpenVinoSession:
         self._idle: LifoQueue[Any] = LifoQueue()
 
     @stage("run")
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+    def run(self, feeds: dict[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Outputs by name. Raises: ModelError where OpenVINO refuses the run."""
         try:
             request = self._idle.get_nowait()
         except Empty:
             request = self._compiled.create_infer_request()
         try:
-            request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+            request.infer(feeds, share_inputs=True, share_outputs=True)
             return {
                 name: np.array(request.get_output_tensor(self._ports[name]).data) for name in outputs or self.outputs
             }

@@ -4,7 +4,6 @@ The order and the constants are pytorch-grad-cam's, so that the numbers are: ReL
 resolution, half-pixel bilinear resize, min-max once more.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -43,8 +42,10 @@ FUSIONS: dict[str, Callable[[Floats], Floats]] = {
 @stage("kernels")
 def saliency_maps(
     raws: Sequence[Floats], views: Sequence[View], normalize: str = "minmax", fuse: str = "mean", threads: int = 0
-) -> list[Floats]:
+) -> Floats | list[Floats]:
     """Raw maps (N, h, w) of each layer as N saliency maps (H, W) in picture coordinates; 0 outside the region seen.
+
+    One array (N, H, W) where all pictures are seen alike.
 
     views: one per sample. normalize: `minmax` to [0, 1] as pytorch-grad-cam; `max` divides by the maximum, so that 0
     stays the score's 0; `none` keeps the units of the score, comparable between pictures. fuse: how several layers
@@ -53,13 +54,15 @@ def saliency_maps(
 
     Raises: UsageError for more than MAX_CELLS values at once.
     """
-    if (cells := sum(math.prod(view.picture_size) for view in views)) > MAX_CELLS:
+    alike = views and views.count(views[0]) == len(views)
+    sizes = [views[0].picture_size] * len(views) if alike else [view.picture_size for view in views]
+    if (cells := sum([height * width for height, width in sizes])) > MAX_CELLS:
         raise UsageError(
             f"{len(views)} maps hold {cells:,} values at once, more than {MAX_CELLS:,}",
             "explain fewer classes or smaller pictures at once, or raise `onnxcam.saliency.MAX_CELLS`",
         )
-    if views and views.count(views[0]) == len(views):
-        return list(_placed(raws, views[0], normalize, fuse, threads))
+    if alike:
+        return _placed(raws, views[0], normalize, fuse, threads)
     samples = ([maps[i : i + 1] for maps in raws] for i in range(len(views)))
     return [_placed(sample, view, normalize, fuse, threads)[0] for sample, view in zip(samples, views, strict=True)]
 
@@ -85,18 +88,22 @@ def _trilinear(maps: Floats, size: tuple[int, int, int], threads: int) -> Floats
 
 
 def _placed(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
-    values = _seen(raws, view, normalize, fuse, threads)
-    x0, y0, x1, y1 = view.region
+    """(N, H, W) on the whole picture: one resize, from the map's grid to the region that the model saw."""
+    if len(raws) == 1 and normalize == "minmax":
+        values = _resized(_core.saliency_maps, raws[0], view, threads)
+    else:
+        values = _fused(raws, view, normalize, fuse, threads)
     if values.shape[1:] == view.picture_size:
         return values
+    x0, y0, x1, y1 = view.region
     whole = np.zeros((len(values), *view.picture_size), np.float32)
     whole[:, y0:y1, x0:x1] = values
     return whole
 
 
-def _seen(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
-    """The maps on the region of the picture that the model saw: one resize, from the map's grid."""
-    if normalize == "minmax" and (len(raws) == 1 or fuse != "mean"):
+def _fused(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
+    """The maps on the region of the picture that the model saw, of one layer or of several."""
+    if normalize == "minmax" and fuse != "mean":
         seen = [_resized(_core.saliency_maps, raw, view, threads) for raw in raws]
     else:
         positive = [np.maximum(raw, np.float32(0)) for raw in raws]
@@ -113,9 +120,7 @@ def _resized(kernel: Callable[..., Floats], maps: Floats, view: View, threads: i
     y_scale, y_offset, x_scale, x_offset = view.map_grid(*maps.shape[1:])
     y_offset, x_offset = y_offset + y0 * y_scale, x_offset + x0 * x_scale
     height, width = y1 - y0, x1 - x0
-    return kernel(
-        maps, height, width, y_scale=y_scale, y_offset=y_offset, x_scale=x_scale, x_offset=x_offset, threads=threads
-    )
+    return kernel(maps, height, width, y_scale, y_offset, x_scale, x_offset, threads)
 
 
 def _normalized(seen: Floats, normalize: str) -> Floats:

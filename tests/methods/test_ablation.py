@@ -5,8 +5,9 @@ import pytest
 from test_identities import CLASSES, maps, network, pictures
 from toy import X, toy
 
-from onnxcam import Explainer
+from onnxcam import Explainer, rewrite
 from onnxcam.errors import UsageError
+from onnxcam.runtime import Session
 
 # z_0 = p_0 + 2 p_1 + 0.5 = 4.5 with p = (2.5, 0.75); without channel 0 it is 2, without channel 1 it is 3.
 # z_1 = 4 p_0 - 8 p_1 - 0.5 = 3.5; without channel 0 it is -6.5, without channel 1 it is 9.5.
@@ -60,9 +61,9 @@ def test_ablationcam_is_cam_over_the_score_on_pooling_and_a_linear_layer_with_po
     """On such a head y - y_k = W[class, k] mean(A_k), in closed form."""
     model, x = network(seed), pictures(seed, 2)
     ablation = maps(model, x, [1, 3], method="ablationcam")
-    explainer = Explainer(model, method="cam", threads=1)
+    session = Session(rewrite(model, method="cam"))
     for sample, (explanation, target) in enumerate(zip(ablation, [1, 3], strict=True)):
-        results = explainer._run(x[sample : sample + 1], {"class_index": np.array([target])}, 1)
+        results = session.run({"x": x[sample : sample + 1], "class_index": np.array([target])})
         a, w = results["onnxcam_activations"][0].astype(np.float64), results["onnxcam_alpha"][0].astype(np.float64)
         alpha = w[:, 0, 0] * a.mean(axis=(1, 2)) / float(results["onnxcam_score"][0])
         expected = np.einsum("k,khw->hw", alpha, a)
@@ -78,7 +79,8 @@ def test_ratio_ablates_the_most_and_the_least_object_like_channels_and_leaves_th
     (partly,) = few.explain_tensor(x, 2)
     assert counted == [(4, 4)]
     (whole,) = maps(model, x, 2, method="ablationcam")
-    a = few._run(x, {"class_index": np.array([2])}, 1)["onnxcam_activations"][0].astype(np.float64)
+    session = Session(rewrite(model))
+    a = session.run({"x": x, "class_index": np.array([2])})["onnxcam_activations"][0].astype(np.float64)
     dense = np.linalg.lstsq(a.reshape(8, -1).T, whole.raw.ravel().astype(np.float64), rcond=None)[0]
     sparse = np.linalg.lstsq(a.reshape(8, -1).T, partly.raw.ravel().astype(np.float64), rcond=None)[0]
     kept = np.abs(sparse) > 1e-4 * np.abs(dense).max()

@@ -165,9 +165,7 @@ def test_a_head_that_differs_from_the_whole_model_is_an_error() -> None:
     runner = HeadRunner(cut.head, Session(cut.head.model, threads=1))
     values = A[np.newaxis].astype(np.float32)
     with pytest.raises(VerificationError, match=r"cut behind `a`, the model scores 4.5 instead of 4.6"):
-        runner.verified(
-            values, np.array([4.6], np.float32), lambda v: runner.scores(v, [], {"class_index": np.array([0])})
-        )
+        runner.verified(values, 4.6, lambda v: runner.scores(v, [], {"class_index": np.array([0])}))
 
 
 LAYOUTS = {

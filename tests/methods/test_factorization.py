@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from test_identities import maps, network, pictures, weight
 
-from onnxcam import Explainer
+from onnxcam import rewrite
 from onnxcam.errors import UsageError
 from onnxcam.methods.factorization import factorized
+from onnxcam.runtime import Session
 
 
 def matrix(seed: int = 0, k: int = 8, cells: int = 36) -> np.ndarray:
@@ -67,8 +68,8 @@ def test_on_pooling_and_a_linear_layer_a_concepts_gain_is_its_product_with_the_c
     for gain, explanation in zip(gains, found, strict=True):
         assert explanation.raw.ravel()[np.abs(explanation.raw).argmax()] == pytest.approx(gain, rel=1e-5)
         assert explanation.is_empty == (gain <= 0)
-    explainer = Explainer(model, method="activationmap", threads=1)
-    (a,) = explainer._results(x, {"class_index": np.array([target])})["onnxcam_activations"].astype(np.float64)
+    session = Session(rewrite(model, method="activationmap"))
+    (a,) = session.run({"x": x, "class_index": np.array([target])})["onnxcam_activations"].astype(np.float64)
     cells = a.reshape(8, 36)
     v = weight(model, "v").astype(np.float64)[target]
     above = cells - cells.min(axis=1, keepdims=True)

@@ -129,13 +129,15 @@ class Builder:
         self,
         outputs: Iterable[ValueInfoProto] = (),
         inputs: Iterable[ValueInfoProto] = (),
+        base: Graph | None = None,
     ) -> ModelProto:
         """The whole model with these inputs and outputs and the emitted nodes that they need added.
 
         The model's own inputs, outputs and nodes stay as they are; what was emitted and is not needed is left out.
+        base: the model whose own these are, default the builder's.
         """
         added = list(outputs)
-        model = self._lean({o.name for o in added}, inputs)
+        model = self._lean({o.name for o in added}, inputs, base)
         declared = {o.name for o in model.graph.output}
         model.graph.output.extend(o for o in added if o.name not in declared)
         return self.graph.complete(model)
@@ -154,16 +156,19 @@ class Builder:
         bound = {**g.shapes, **(shapes or {})}
         return Graph(model, weights=g.weights, shapes=bound, folder=g.folder, notes=g.notes)
 
-    def _lean(self, live: set[str], inputs: Iterable[ValueInfoProto]) -> ModelProto:
+    def _lean(self, live: set[str], inputs: Iterable[ValueInfoProto], base: Graph | None = None) -> ModelProto:
+        whole, own = self.graph.model.graph, (base or self.graph).model.graph
         kept: list[NodeProto] = []
-        for node in reversed(self.nodes):
+        for node in reversed([*whole.node[len(own.node) :], *self.nodes]):
             if live & set(node.output):
                 kept.append(node)
                 live.update(node.input)
+        constants = [*whole.initializer[len(own.initializer) :], *self.initializers.values()]
         model = ModelProto()
         model.CopyFrom(self.graph.model)
+        del model.graph.node[len(own.node) :], model.graph.initializer[len(own.initializer) :]
         model.graph.node.extend(reversed(kept))
-        model.graph.initializer.extend(t for name, t in self.initializers.items() if name in live)
+        model.graph.initializer.extend(t for t in constants if t.name in live)
         model.graph.input.extend(inputs)
         return model
 

@@ -38,18 +38,18 @@ class HeadRunner:
         feeds = {head.layer: values, **dict(zip(head.crossing, crossing, strict=True))}
         return list(self.session.run(feeds | {name: asked[name] for name in head.chosen}, head.outputs).values())
 
-    def verified(self, values: Array, score: Floats, scores: Callable[[Array], Floats]) -> bool:
+    def verified(self, values: Array, score: float, scores: Callable[[Array], Floats]) -> bool:
         """Whether the head runs in batches, tried on `values` (1, ...) and on changed ones.
 
-        Raises: VerificationError where even alone it does not give the whole model's `score` (1,).
+        Raises: VerificationError where even alone it does not give the whole model's `score`.
         """
         probes = np.concatenate([values, values * values.dtype.type(0.5), np.zeros_like(values)])
         self.batched = False
         alone = scores(probes)
         scale = float(np.abs(alone).max()) + 1e-6
-        if not np.allclose(alone[0], score[0], rtol=1e-3, atol=1e-3 * scale):
+        if not np.allclose(alone[0], score, rtol=1e-3, atol=1e-3 * scale):
             raise VerificationError(
-                f"cut behind `{self.head.layer}`, the model scores {alone[0]:.6g} instead of {score[0]:.6g}",
+                f"cut behind `{self.head.layer}`, the model scores {alone[0]:.6g} instead of {score:.6g}",
                 "choose another layer (`onnxcam layers MODEL`), and report it",
             )
         self.batched = True

@@ -81,9 +81,11 @@ class AgainstKind(TargetKind):
         record = dict(zip(("class", "against"), ("predicted" if c == -1 else c for c in pair), strict=True))
         return Question({CLASS_INDEX: np.array(pair[:1]), RIVAL_INDEX: np.array(pair[1:])}, None, record)
 
-    def label(self, question: Question, decided: Mapping[str, Array], labels: tuple[str, ...] | None) -> str:
+    def label(
+        self, question: Question, decided: Mapping[str, Array], sample: int, labels: tuple[str, ...] | None
+    ) -> str:
         """`A against B`."""
-        pair = [int(decided[role]) for role in (CLASS_INDEX, RIVAL_INDEX)]
+        pair = [int(decided[role][sample]) for role in (CLASS_INDEX, RIVAL_INDEX)]
         return " against ".join(labels[c] if labels else f"class {c}" for c in pair)
 
     def probe(self, count: int) -> dict[str, Array]:

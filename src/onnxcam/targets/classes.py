@@ -109,6 +109,9 @@ def class_kind(graph: Graph, output: str | None = None, score: str = "logit") ->
     )
 
 
+_PREDICTED = Question({CLASS_INDEX: np.array([-1])}, None, "predicted")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassKind(TargetKind):
     """One class per sample, chosen at run time by an int64 input of length 1 or N, -1 = predicted."""
@@ -127,12 +130,15 @@ class ClassKind(TargetKind):
             one_hot = one_hot_rows(op, index, head.classes)
             op.one_hots[one_hot] = index
             score = SCORES[self.score](Scores(op, logits, normalized, one_hot, index))
-        y, cotangent = (logits, one_hot) if self.score == "logit" else (None, None)
-        return Target(score, y, cotangent, index, logits, probabilities, {CLASS_INDEX: index})
+        linear = self.score == "logit"
+        y, cotangent = (logits, one_hot) if linear else (None, None)
+        return Target(score, y, cotangent, index, logits, probabilities, {CLASS_INDEX: index}, entry=linear)
 
     def question(self, asked: Any, scene: Scene) -> Question:
+        if asked is None:
+            return _PREDICTED
         index = class_number(asked, scene.labels, self.head.classes)
-        return Question({CLASS_INDEX: np.array([index])}, None, "predicted" if index == -1 else index)
+        return Question({CLASS_INDEX: np.array([index])}, None, index)
 
     def probe(self, count: int) -> dict[str, Array]:
         """The first and the last class in turns."""

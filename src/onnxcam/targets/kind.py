@@ -31,7 +31,7 @@ class Target:
     and probabilities (N, C): of targets that are one of C classes. resolved: run-time inputs by role, and what they
     were decided to be (-1, predicted, becomes a number). narrow: a copy of y with the gradient at the layers
     alone, see `of_one_token`. source: where there is one, the value from which on the score is computed by a shorter
-    way than y is.
+    way than y is. entry: whether score is `classes` at `index`.
     """
 
     score: str
@@ -43,6 +43,7 @@ class Target:
     resolved: Mapping[str, str] = field(default_factory=dict)
     narrow: str | None = None
     source: str | None = None
+    entry: bool = False
 
     def at(self, graph: Graph, layers: Sequence[str]) -> "Target":
         """The target with the shorter way back where it leads to all of these layers."""
@@ -128,13 +129,15 @@ class TargetKind(ABC):
         Raises: UsageError where it is nothing that this kind can be asked.
         """
 
-    def label(self, question: Question, decided: Mapping[str, Array], labels: tuple[str, ...] | None) -> str | None:
-        """The target in words, None for the label of its class. decided: per role of what is asked, as the model took
-        it, of this sample."""
+    def label(
+        self, question: Question, decided: Mapping[str, Array], sample: int, labels: tuple[str, ...] | None
+    ) -> str | None:
+        """The target of a sample in words, None for the label of its class. decided: (N, ...) per role of what is
+        asked, as the model took it."""
         return question.label
 
-    def problem(self, decided: Mapping[str, Array]) -> str | None:
-        """Why there is nothing to explain, in words; decided: as for `label`."""
+    def problem(self, decided: Mapping[str, Array], sample: int) -> str | None:
+        """Why there is nothing to explain, in words; arguments as for `label`."""
         return None
 
     @property

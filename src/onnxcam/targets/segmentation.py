@@ -209,9 +209,9 @@ class SegmentationKind(TargetKind):
         record = {"class": "predicted" if index == -1 else index, "region": where}
         return Question({CLASS_INDEX: np.array([index]), REGION: region}, None, record)
 
-    def problem(self, decided: Mapping[str, Array]) -> str | None:
+    def problem(self, decided: Mapping[str, Array], sample: int) -> str | None:
         """Where the region is empty."""
-        return None if decided[REGION].any() else "the class is predicted nowhere; name a region or a mask"
+        return None if decided[REGION][sample].any() else "the class is predicted nowhere; name a region or a mask"
 
     def probe(self, count: int) -> dict[str, Array]:
         """The first and the last class in turns, everywhere."""
