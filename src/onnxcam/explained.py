@@ -16,7 +16,7 @@ from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.finish import channel_sum
 from onnxcam.graph.beside import beside
 from onnxcam.graph.build import Builder, tensor_info
-from onnxcam.graph.cut import HeadModel, head_after
+from onnxcam.graph.cut import HeadModel, crossing, head_after
 from onnxcam.graph.head import Head
 from onnxcam.graph.index import Dim, Graph, Node
 from onnxcam.graph.layers import Layer, Layers
@@ -27,7 +27,7 @@ from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods import METHODS, Method, MethodContext, find_method, possible_methods
 from onnxcam.profiling import stage
 from onnxcam.runtime import Session
-from onnxcam.targets import Target, TargetKind, TargetSpec, default_kind
+from onnxcam.targets import CLASS_INDEX, Target, TargetKind, TargetSpec, default_kind
 
 DEFAULT_SIZE = (224, 224)
 MAX_INPUT = 2**26
@@ -47,9 +47,9 @@ class CutOutputs:
 class LayerOutputs:
     """The outputs for one target layer: `activations` (N, K, h, w) and `alpha`, broadcastable to it, float32.
 
-    Where the method makes the map itself, `activations` is that map (N, 1, H, W) and alpha is 1. raw: their sum over
-    channels (N, h, w) in place of alpha, of a lean model: as a matrix product it costs less than copying A out. cut:
-    of methods that run the head alone.
+    Where the method makes the map itself, `activations` is that map (N, 1, H, W) and alpha is 1. raw: of a lean model,
+    their sum over channels (N, h, w) in their place: as a matrix product it costs less than copying A out. cut: of
+    methods that run the head alone.
     """
 
     layer: Layer
@@ -68,8 +68,9 @@ class ExplainedModel:
     on), `score` (N,) float32 and, of targets that are a class, `index` (N,) int64 the class explained, `logits` (N, C)
     float32 and, where the model ends in an activation, `probabilities` (N, C) float32. The inputs of the target, by
     role, choose what is explained: of a class `class_index` (1,) or (N,) int64, -1 the predicted one. resolved: per
-    role that can leave something to the model, the output that holds what it was decided to be. target_head makes the
-    part behind the layer, from A to `answers`, what depends on what is asked.
+    role that can leave something to the model, the output that holds what it was decided to be. target_head: of a lean
+    model, where a question changes nothing but what lies behind the layer: makes that part, from the layer's value and
+    what crosses beside it, outputs called `before_head`, to `answers`. Of plain classes it is fed the index decided.
 
     A lean model is one to run here: what nodes make is output under its own name, nothing is computed that a map of
     sums over channels does not need, and a score that is one of the logits is read off them.
@@ -84,6 +85,8 @@ class ExplainedModel:
     layers: tuple[LayerOutputs, ...]
     inputs: Mapping[str, str]
     target_head: Callable[[], HeadModel] | None
+    before_head: tuple[str, ...]
+    answers: tuple[str, ...]
     notes: tuple[str, ...]
     score: str | None
     index: str | None
@@ -101,21 +104,13 @@ class ExplainedModel:
         """What one run asks for."""
         cuts = (name for outputs in self.layers if outputs.cut for name in outputs.cut.values)
         maps = (name for o in self.layers for name in ((o.raw,) if o.raw else (o.activations, o.alpha)))
-        return self._with_scores(*maps, *cuts)
+        scores = (self.score, self.index, self.logits, self.probabilities, *self.resolved.values())
+        return tuple(dict.fromkeys((*maps, *(name for name in scores if name is not None), *cuts)))
 
     @cached_property
     def shared_outputs(self) -> tuple[str, ...]:
-        """What a run asks for whose activations are explained by `target_head`."""
-        return self._with_scores(*(outputs.activations for outputs in self.layers))
-
-    def _with_scores(self, *names: str) -> tuple[str, ...]:
-        scores = (self.score, self.index, self.logits, self.probabilities, *self.resolved.values())
-        return tuple(dict.fromkeys((*names, *(n for n in scores if n is not None))))
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """The outputs that depend on what is asked."""
-        return (*((self.score,) if self.score else ()), self.layers[0].alpha, *self.resolved.values())
+        """What a run asks for whose layer `target_head` goes on from."""
+        return tuple(dict.fromkeys((*self.before_head, *(name for name in self.outputs if name not in self.answers))))
 
     @cached_property
     def score_outputs(self) -> tuple[str, ...]:
@@ -211,11 +206,10 @@ class Plan:
 
     @property
     def has_target_head(self) -> bool:
-        """Whether a target changes nothing but what one head makes of A, as it lies in the model."""
-        row, layer = self.method, self.layers[0]
-        lies = layer.layout.kind == "nchw" and self.graph.dtype(layer.name) == TensorProto.FLOAT
+        """Whether a target changes nothing but what one head makes of the layer's value."""
+        row, (layer, *others) = self.method, self.layers
         weighs = row.gradients and row.loop is None and not row.at_input and not row.makes_maps
-        return lies and weighs and len(self.layers) == 1
+        return weighs and not others and self.graph.dtype(layer.name) == TensorProto.FLOAT
 
     @property
     def names(self) -> set[str]:
@@ -302,9 +296,15 @@ def explained_model(
         if row.cut is not None
     ]
     maps = chosen.emit(context)
+    raws = [channel_sum(context.op, layer, *pair, rank=3) for layer, pair in zip(layers, maps, strict=True) if summed]
+    context.settle(*target.values, *raws, *(value for pair in maps for value in pair))
     scored = () if summed and target.entry else (target.score,)
-    behind = list(dict.fromkeys((*scored, maps[0][1], *target.resolved.values())))
-    per_target = partial(head_after, context.graph, layers[0].name, behind, image.name)
+    given = tuple(target.resolved.values()) if target.resolved.keys() == {CLASS_INDEX} else ()
+    answers = [*scored, *(raws or maps[0][1:]), *(v for v in target.resolved.values() if v not in given)]
+    cut = (context.graph, layers[0].name, tuple(dict.fromkeys(answers)), image.name, given)
+    beside = crossing(*cut) if lean and chosen.has_target_head else []
+    # What a token model adds beside its layer is there anyway; elsewhere to keep such a value costs a fusion.
+    by_head = lean and chosen.has_target_head and (not beside or layers[0].layout.kind == "tokens")
     outputs: list[ValueInfoProto] = []
 
     def expose(role: str, value: str, dtype: int, shape: list[Dim]) -> str:
@@ -318,25 +318,28 @@ def explained_model(
         return name
 
     def expose_map(number: int, layer: Layer, activations: str, alpha: str) -> LayerOutputs:
+        if summed:
+            outputs.append(tensor_info(raws[number], TensorProto.FLOAT, ["N", *layer.grid]))
+            return LayerOutputs(layer, activations, alpha, raws[number], None)
         suffix = f"_{number}" if number else ""
         whole = row.makes_maps
         shape: list[Dim] = ["N", 1, None, None] if whole else ["N", layer.channels, *layer.grid]
-        weights: list[Dim] = [None, 1 if whole else layer.channels, None, None]
-        a = expose(f"activations{suffix}", activations, TensorProto.FLOAT, shape)
-        if summed:
-            raw = channel_sum(context.op, layer, activations, alpha, rank=3)
-            outputs.append(tensor_info(raw, TensorProto.FLOAT, ["N", *layer.grid]))
-            return LayerOutputs(layer, a, alpha, raw, None)
-        w = expose(f"alpha{suffix}", alpha, TensorProto.FLOAT, weights)
-        return LayerOutputs(layer, a, w, None, expose_cut(suffix, heads[number]) if heads else None)
+        return LayerOutputs(
+            layer,
+            expose(f"activations{suffix}", activations, TensorProto.FLOAT, shape),
+            expose(f"alpha{suffix}", alpha, TensorProto.FLOAT, [None, 1 if whole else layer.channels, None, None]),
+            None,
+            CutOutputs(heads[number], expose_inputs(suffix, heads[number].layer, *heads[number].crossing))
+            if heads
+            else None,
+        )
 
-    def expose_cut(suffix: str, cut: HeadModel) -> CutOutputs:
+    def expose_inputs(suffix: str, *inputs: str) -> tuple[str, ...]:
         g = context.graph
-        names = [
+        return tuple(
             expose(f"cut{suffix}_{i}", v, g.dtype(v), list(shape) if (shape := g.shape(v)) is not None else [])
-            for i, v in enumerate((cut.layer, *cut.crossing))
-        ]
-        return CutOutputs(cut, tuple(names))
+            for i, v in enumerate(inputs)
+        )
 
     def expose_role(role: str, value: str) -> str:
         if index and value == target.index:
@@ -351,6 +354,7 @@ def explained_model(
         outputs += [tensor_info(value, graph.dtype(value), graph.shape(value)) for value in inner]
     shown = tuple(expose_map(i, layer, *pair) for i, (layer, pair) in enumerate(zip(layers, maps, strict=True)))
     index = expose("index", target.index, TensorProto.INT64, ["N"]) if target.index else None
+    before_head = expose_inputs("", layers[0].name, *beside) if by_head else ()
     return ExplainedModel(
         layers=shown,
         score=expose("score", target.score, TensorProto.FLOAT, ["N"]) if scored else None,
@@ -365,7 +369,9 @@ def explained_model(
         method=row,
         options=chosen.options,
         inputs=inputs,
-        target_head=per_target if chosen.has_target_head else None,
+        target_head=partial(head_after, *cut) if by_head else None,
+        before_head=before_head,
+        answers=cut[2],
         notes=tuple(_notes(chosen)),
     )
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from onnxcam import _core
-from onnxcam.errors import ModelError, PictureError, UsageError
+from onnxcam.errors import PictureError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import BadPicture, Explanation
 from onnxcam.graph.index import Graph
@@ -45,7 +45,7 @@ from onnxcam.presets import (
 )
 from onnxcam.runtime import RUNTIMES, ModelSession, OpenVinoSession, Session, serialised
 from onnxcam.saliency import check_options, saliency_maps, volume_maps
-from onnxcam.targets import Question, Scene, TargetSpec
+from onnxcam.targets import CLASS_INDEX, Question, Scene, TargetSpec
 
 logger = logging.getLogger(__name__)
 
@@ -374,9 +374,11 @@ class Explainer:
         questions = self._questions(wanted, view)
         if not isinstance(targets, int) and not questions:
             return []
-        first = self._asked(questions[:1] or self._questions([None], view))
         head = self._target_head
-        results = self._results(tensor, first, e.shared_outputs if head else None)
+        # A head that is fed the class needs to know which one is predicted; any question does where it is not.
+        first = [] if head and e.index in head.head.chosen else questions[:1]
+        asked = self._asked(first or self._questions([None], view))
+        results = self._results(tensor, asked, e.shared_outputs if head else None)
         if isinstance(targets, int):
             if e.logits is None:
                 raise UsageError(f"the {targets} highest classes of a target that is no class", "give the targets")
@@ -384,48 +386,44 @@ class Explainer:
                 raise UsageError(f"the {targets} highest of {self.classes} classes", f"ask for 1 to {self.classes}")
             best = np.argsort(-results[e.logits][0], kind="stable")[:targets]
             questions = self._questions([int(i) for i in best], view)
-        n = len(questions)
-        repeated, asked = np.repeat(tensor, n, axis=0), self._asked(questions)
-        per_target = self._per_target(head, results, asked) if head else self._results(repeated, asked)
+        n, asked = len(questions), self._asked(questions)
+        repeated = np.repeat(tensor, n, axis=0) if head is None else np.broadcast_to(tensor, (n, *tensor.shape[1:]))
+        per_target = self._per_target(head, results, asked, n) if head else self._results(repeated, asked)
         return self._explanations(repeated, per_target, asked, questions, [view] * n, [picture] * n)
 
     def _per_target(
-        self, head: HeadRunner, results: Mapping[str, npt.NDArray[Any]], asked: Mapping[str, npt.NDArray[Any]]
+        self, head: HeadRunner, results: Mapping[str, npt.NDArray[Any]], asked: Mapping[str, npt.NDArray[Any]], n: int
     ) -> dict[str, npt.NDArray[Any]]:
-        """The results of one picture for several questions, by the head alone."""
+        """The results of one picture for n questions, by the head alone."""
         e = self._explained
-        (layer,) = e.layers
-        a, n = results[layer.activations], len(next(iter(asked.values())))
-        runs = []
-        for start in range(0, n, self._batch_size):
-            rows = self._named({r: v[start : start + self._batch_size] for r, v in asked.items()})
-            runs.append(head.run(np.repeat(a, min(self._batch_size, n - start), axis=0), rows))
-        parts = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
-        own = dict(zip(e.answers, parts, strict=True))
-        shared = {name: np.repeat(value, n, axis=0) for name, value in results.items() if name not in own}
-        return shared | own
+        rows, own = self._named(asked), {}
+        if e.index in head.head.chosen:
+            index = asked[CLASS_INDEX]
+            rows[e.index] = own[e.index] = np.where(index < 0, results[e.index], index)
+        value, *beside = (results[name] for name in e.before_head)
+        runs = [
+            head.answers(value, {name: r[start : start + self._batch_size] for name, r in rows.items()}, beside)
+            for start in range(0, n, self._batch_size)
+        ]
+        own |= zip(e.answers, (np.concatenate(parts) for parts in zip(*runs, strict=True)), strict=True)
+        return own | {name: np.repeat(results[name], n, axis=0) for name in e.outputs if name not in own}
 
     @cached_property
     def _target_head(self) -> HeadRunner | None:
-        """The head from A to score and alpha, where nothing crosses beside the layer and it runs in batches."""
-        e = self._explained
-        model = self._head_model
-        if model is None or model.crossing:
+        """The head behind the layer, where it can answer several questions about one picture at once."""
+        e, model = self._explained, self._head_model
+        if model is None:
             return None
         head = HeadRunner(model, self._open(model.model))
-        (layer,) = e.layers
-        a = np.random.default_rng(0).random((2, layer.layer.channels or 1, *layer.layer.grid), np.float32)
-        asked = self._named(self._probe(2))
-        each = [{name: rows[[i]] for name, rows in asked.items()} for i in (0, 1)]
-        try:
-            together = head.run(a, asked)
-            alone = [np.concatenate(p) for p in zip(*(head.run(a[[i]], each[i]) for i in (0, 1)), strict=True)]
-        except ModelError:
+        rng = np.random.default_rng(0)
+        shapes = [model.shape(name) for name in (model.layer, *model.crossing)]
+        if not all(shapes):
             return None
-        same = (
-            t.shape == s.shape and np.allclose(t, s, rtol=1e-4, atol=1e-6) for t, s in zip(together, alone, strict=True)
-        )
-        return head if all(same) else None
+        value, *beside = (rng.random((1, *shape), np.float32) for shape in shapes if shape)
+        asked = self._named(self._probe(2))
+        if e.index in model.chosen:
+            asked[e.index] = asked.pop(e.inputs[CLASS_INDEX])
+        return head if head.answers_together(value, asked, beside) else None
 
     def explain_tensor(
         self,

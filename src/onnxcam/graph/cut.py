@@ -30,23 +30,27 @@ class HeadModel:
     chosen: tuple[str, ...]
     outputs: tuple[str, ...]
 
+    def shape(self, value: str) -> tuple[int, ...] | None:
+        """The shape per sample of an input of floats; None where it is open, or of another type."""
+        (declared,) = (i.type.tensor_type for i in self.model.graph.input if i.name == value)
+        sizes = tuple(d.dim_value for d in declared.shape.dim)[1:]
+        return sizes if declared.elem_type == TensorProto.FLOAT and all(sizes) else None
 
-def head_after(graph: Graph, layer: str, outputs: Sequence[str], picture: str) -> HeadModel:
-    """Cut a graph behind the value `layer`; `picture` is the input that only the prefix sees."""
-    needed = _needed(graph, outputs, stop={layer})
-    varying = _reached(graph.nodes, {picture})
-    after = _reached(needed, {layer}) - {layer}
-    kept = [n for n in needed if after & set(n.outputs) or not varying & set(n.outputs)]
-    crossing = [v for v in _reads(kept, {layer}) if v in varying]
-    while sizes := [v for v in crossing if graph.dtype(v) in _SIZES and graph.producer(v) is not None]:
-        again = {id(graph.producer(v)) for v in sizes}
-        held = {id(n) for n in kept} | again
-        kept = [n for n in graph.nodes if id(n) in held]
-        crossing = [v for v in _reads(kept, {layer}) if v in varying]
-    chosen = [i for i in _reads(kept, {layer}) if i in graph.inputs and i != picture]
-    inputs = [tensor_info(v, graph.dtype(v), _open_batch(graph, v)) for v in (layer, *crossing)]
+
+def crossing(graph: Graph, layer: str, outputs: Sequence[str], picture: str, given: Sequence[str] = ()) -> list[str]:
+    """The values that the head of `head_after` needs beside the layer and what is given."""
+    return _cut(graph, layer, outputs, picture, given)[1]
+
+
+def head_after(graph: Graph, layer: str, outputs: Sequence[str], picture: str, given: Sequence[str] = ()) -> HeadModel:
+    """Cut a graph behind the value `layer`; `picture` is the input that only the prefix sees.
+
+    given: values that are not computed but chosen too, if they are needed.
+    """
+    kept, beside, chosen = _cut(graph, layer, outputs, picture, given)
+    inputs = [tensor_info(v, graph.dtype(v), _open_batch(graph, v, "n")) for v in (layer, *beside)]
     declared = {i.name: i for i in graph.model.graph.input}
-    inputs += [declared[i] for i in chosen]
+    inputs += [declared.get(v) or tensor_info(v, graph.dtype(v), _open_batch(graph, v, "asked")) for v in chosen]
     nodes, constants = _without_fixed_batch(graph, kept)
     used = {i for n in nodes for i in n.reads} | set(outputs)
     weights = [t for t in graph.model.graph.initializer if t.name in used]
@@ -58,7 +62,26 @@ def head_after(graph: Graph, layer: str, outputs: Sequence[str], picture: str) -
         [*weights, *constants],
     )
     model = helper.make_model(proto, opset_imports=graph.model.opset_import, ir_version=graph.model.ir_version)
-    return HeadModel(graph.complete(model), layer, tuple(crossing), tuple(chosen), tuple(outputs))
+    return HeadModel(graph.complete(model), layer, tuple(beside), tuple(chosen), tuple(outputs))
+
+
+def _cut(
+    graph: Graph, layer: str, outputs: Sequence[str], picture: str, given: Sequence[str]
+) -> tuple[list[Node], list[str], list[str]]:
+    """The head's nodes, the values that cross the cut beside the layer, and the inputs chosen at run time."""
+    known = {layer, *given}
+    needed = _needed(graph, outputs, stop=known)
+    varying = _reached(graph.nodes, {picture}) - {*given}
+    after = _reached(needed, known) - known
+    kept = [n for n in needed if after & set(n.outputs) or not varying & set(n.outputs)]
+    beside = [v for v in _reads(kept, known) if v in varying]
+    while sizes := [v for v in beside if graph.dtype(v) in _SIZES and graph.producer(v) is not None]:
+        again = {id(graph.producer(v)) for v in sizes}
+        held = {id(n) for n in kept} | again
+        kept = [n for n in graph.nodes if id(n) in held]
+        beside = [v for v in _reads(kept, known) if v in varying]
+    chosen = [v for v in _reads(kept, {layer}) if v in given or (v in graph.inputs and v != picture)]
+    return kept, beside, chosen
 
 
 def past_channelwise(graph: Graph, layer: str) -> str:
@@ -109,9 +132,9 @@ def _reads(nodes: Sequence[Node], known: set[str]) -> list[str]:
     return list(dict.fromkeys(v for n in nodes for v in n.reads if v not in made))
 
 
-def _open_batch(graph: Graph, value: str) -> list[int | str | None] | None:
+def _open_batch(graph: Graph, value: str, symbol: str) -> list[int | str | None] | None:
     shape = graph.shape(value)
-    return None if shape is None else ["n", *shape[1:]]
+    return None if shape is None else [symbol, *shape[1:]]
 
 
 def _without_fixed_batch(graph: Graph, nodes: Sequence[Node]) -> tuple[list[Node], list[TensorProto]]:

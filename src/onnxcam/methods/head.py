@@ -15,12 +15,14 @@ Array = npt.NDArray[Any]
 
 
 class HeadRunner:
-    """One session over a head; `batched` says whether several samples may run at once, which `verified` finds out."""
+    """One session over a head; `batched` says whether several samples may run at once, which `verified` finds out;
+    `copied` whether one picture has to be repeated for several questions, which `answers_together` does."""
 
     def __init__(self, head: HeadModel, session: ModelSession) -> None:
         self.head = head
         self.session = session
         self.batched = True
+        self.copied = False
 
     def scores(self, values: Array, crossing: Sequence[Array], asked: Mapping[str, Array]) -> Floats:
         """Scores (n,) of one question for values (n, ...) at the cut, what crosses beside it the same for all.
@@ -37,6 +39,30 @@ class HeadRunner:
         head = self.head
         feeds = {head.layer: values, **dict(zip(head.crossing, crossing, strict=True))}
         return list(self.session.run(feeds | {name: asked[name] for name in head.chosen}, head.outputs).values())
+
+    def answers(self, value: Array, asked: Mapping[str, Array], crossing: Sequence[Array] = ()) -> list[Array]:
+        """The head's outputs (n, ...) for one value (1, ...), what crosses beside it, and n questions."""
+        if self.copied:
+            n = len(next(iter(asked.values())))
+            value, *crossing = (np.repeat(rows, n, axis=0) for rows in (value, *crossing))
+        return self.run(value, asked, crossing)
+
+    def answers_together(self, value: Array, asked: Mapping[str, Array], crossing: Sequence[Array] = ()) -> bool:
+        """Whether two questions about one value (1, ...) are answered in one run as in two, with or without copies."""
+        each = [{name: rows[[i]] for name, rows in asked.items()} for i in (0, 1)]
+        try:
+            alone = [np.concatenate(p) for p in zip(*(self.answers(value, one, crossing) for one in each), strict=True)]
+        except ModelError:
+            return False
+        for copied in (False, True):
+            self.copied = copied
+            try:
+                together = self.answers(value, asked, crossing)
+            except ModelError:
+                continue
+            if all(t.shape == a.shape and np.allclose(t, a, 1e-4, 1e-6) for t, a in zip(together, alone, strict=True)):
+                return True
+        return False
 
     def verified(self, values: Array, score: float, scores: Callable[[Array], Floats]) -> bool:
         """Whether the head runs in batches, tried on `values` (1, ...) and on changed ones.
