@@ -21,7 +21,7 @@ from onnx import ModelProto
 from onnxcam import _core
 from onnxcam.errors import PictureError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
-from onnxcam.explanation import BadPicture, Explanation
+from onnxcam.explanation import BadPicture, Explanation, highest
 from onnxcam.graph.index import Graph
 from onnxcam.graph.layers import Layer
 from onnxcam.graph.read import ModelSource, read
@@ -384,7 +384,7 @@ class Explainer:
                 raise UsageError(f"the {targets} highest classes of a target that is no class", "give the targets")
             if not 1 <= targets <= self.classes:
                 raise UsageError(f"the {targets} highest of {self.classes} classes", f"ask for 1 to {self.classes}")
-            best = np.argsort(-results[e.logits][0], kind="stable")[:targets]
+            best = highest(results[e.logits][0], targets)
             questions = self._questions([int(i) for i in best], view)
         n, asked = len(questions), self._asked(questions)
         repeated = np.repeat(tensor, n, axis=0) if head is None else np.broadcast_to(tensor, (n, *tensor.shape[1:]))

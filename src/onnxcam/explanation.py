@@ -26,6 +26,16 @@ SHOWN = 640
 """Longest edge of what a notebook shows, in pixels."""
 
 
+def highest(scores: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.intp]:
+    """The indices of the `count` highest of (C,) scores, best first; of equal ones the first, NaN last."""
+    if count < len(scores):
+        floor = -np.partition(-scores, count - 1)[count - 1]
+        among = np.flatnonzero(scores >= floor)
+        if len(among) >= count:  # else NaN is among the highest
+            return among[np.argsort(-scores[among], kind="stable")[:count]]
+    return np.argsort(-scores, kind="stable")[:count]
+
+
 @dataclass(frozen=True)
 class ClassScore:
     """One class of the prediction: `score` is the probability where the model ends in one, else the logit."""
@@ -81,7 +91,7 @@ class Explanation:
     @cached_property
     def top(self) -> tuple[ClassScore, ...]:
         """The five classes that score highest, best first."""
-        best = np.argsort(-self.scores, kind="stable")[:TOP]
+        best = highest(self.scores, TOP)
         return tuple(ClassScore(int(i), self.labels[i] if self.labels else None, float(self.scores[i])) for i in best)
 
     @property

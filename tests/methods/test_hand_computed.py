@@ -10,7 +10,7 @@ from toy import A, C, V, X, toy
 
 from onnxcam import Explainer, rewrite
 from onnxcam.errors import UnsupportedError
-from onnxcam.explanation import Explanation
+from onnxcam.explanation import Explanation, highest
 from onnxcam.runtime import Session
 
 
@@ -268,3 +268,13 @@ def test_cam_reads_linear_weights_of_a_matmul_as_columns() -> None:
             y = Add(m, b)
         }""")
     close(explained(model, 1, method="cam").raw, [[-16, 8], [12, 12]])
+
+
+def test_the_highest_are_those_of_a_stable_sort_with_ties_and_with_numbers_that_are_none() -> None:
+    rng = np.random.default_rng(0)
+    for trial in range(300):
+        scores = rng.integers(-3, 4, int(rng.integers(0, 12))).astype(np.float32)
+        scores[rng.random(len(scores)) < 0.2 * (trial % 3)] = rng.choice([np.nan, np.inf, -np.inf])
+        for count in (1, 3, 5, 20):
+            wanted = sorted(range(len(scores)), key=lambda i: (np.isnan(scores[i]), -scores[i]))[:count]
+            assert highest(scores, count).tolist() == wanted, scores
