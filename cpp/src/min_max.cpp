@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "clones.hpp"
-#include "onnxcam/kernels.hpp"
+#include "scale.hpp"
 
 namespace onnxcam {
 namespace {
@@ -37,9 +37,9 @@ Range find_range(const float* map, std::size_t pixels) {
 }
 
 ONNXCAM_CLONES
-void scale_map(const float* map, float* out, std::size_t pixels, float lowest, float divisor) {
+void scale_map(const float* map, float* out, std::size_t pixels, float lowest, float scale) {
     // + 0 turns a negative zero, which depends on the order of the search for the minimum, into a positive one.
-    for (std::size_t i = 0; i < pixels; ++i) out[i] = (map[i] - lowest + 0.0F) / divisor;
+    for (std::size_t i = 0; i < pixels; ++i) out[i] = (map[i] - lowest + 0.0F) * scale;
 }
 
 }  // namespace
@@ -52,10 +52,10 @@ void min_max(const float* maps, float* out, std::size_t N, std::size_t pixels, f
         const float width = range.highest - range.lowest;
         if (range.has_nan || !std::isfinite(width)) {
             std::fill_n(target, pixels, std::numeric_limits<float>::quiet_NaN());
-        } else if (width == 0.0F) {
+        } else if (const float scale = min_max_scale(width, epsilon); scale == 0.0F) {
             std::fill_n(target, pixels, 0.0F);
         } else {
-            scale_map(map, target, pixels, range.lowest, epsilon + width);
+            scale_map(map, target, pixels, range.lowest, scale);
         }
     }
 }

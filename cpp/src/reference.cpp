@@ -74,14 +74,15 @@ void min_max(const float* maps, float* out, std::size_t N, std::size_t pixels, f
             finite = finite && std::isfinite(map[i]);
         }
         const float range = highest - lowest;
+        const float scale = 1.0F / (epsilon + range);
         for (std::size_t i = 0; i < pixels; ++i) {
             float& value = out[n * pixels + i];
             if (!finite || !std::isfinite(range)) {
                 value = std::numeric_limits<float>::quiet_NaN();
-            } else if (range == 0.0F) {
+            } else if (range == 0.0F || std::isinf(scale)) {
                 value = 0.0F;
             } else {
-                value = std::abs((map[i] - lowest) / (epsilon + range));
+                value = std::abs((map[i] - lowest) * scale);
             }
         }
     }

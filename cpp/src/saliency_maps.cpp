@@ -5,6 +5,7 @@
 #include "clones.hpp"
 #include "interpolation.hpp"
 #include "parallel.hpp"
+#include "scale.hpp"
 
 namespace onnxcam {
 namespace {
@@ -29,9 +30,9 @@ void prefetch_row(const float* row, std::size_t W) {
 }
 
 ONNXCAM_CLONES
-void scaled_row(const float* top, const float* bottom, float t, float lowest, float divisor,
+void scaled_row(const float* top, const float* bottom, float t, float lowest, float scale,
                 float* ONNXCAM_RESTRICT out, std::size_t W) {
-    for (std::size_t i = 0; i < W; ++i) out[i] = (top[i] + t * (bottom[i] - top[i]) - lowest + 0.0F) / divisor;
+    for (std::size_t i = 0; i < W; ++i) out[i] = (top[i] + t * (bottom[i] - top[i]) - lowest + 0.0F) * scale;
 }
 
 }  // namespace
@@ -45,7 +46,7 @@ void saliency_maps(const float* raws, float* out, std::size_t N, std::size_t h, 
     const std::size_t tasks = N * bands;
     const std::size_t workers = worker_count(threads, tasks, N * H * W);
     std::vector<float> scratch(workers * 4 * W);  // per worker: two sampled rows, lowest and highest of each column
-    std::vector<float> maps(N * h * w), lowest(N), divisor(N);
+    std::vector<float> maps(N * h * w), lowest(N), scale(N);
 
     for (std::size_t i = 0; i < maps.size(); ++i) maps[i] = raws[i] <= 0.0F ? 0.0F : raws[i];
     min_max(maps.data(), maps.data(), N, h * w, epsilon);
@@ -65,8 +66,7 @@ void saliency_maps(const float* raws, float* out, std::size_t N, std::size_t h, 
             if (!inside) include_row(sampled(rows.lower[row]), sampled(rows.upper[row]), rows.t[row], low, high, W);
         }
         lowest[n] = *std::min_element(low, low + W);
-        divisor[n] = *std::max_element(high, high + W) - lowest[n];
-        if (divisor[n] != 0.0F) divisor[n] += epsilon;
+        scale[n] = min_max_scale(*std::max_element(high, high + W) - lowest[n], epsilon);
     });
 
     parallel_for(tasks, workers, [&](std::size_t task, std::size_t worker) {
@@ -75,14 +75,14 @@ void saliency_maps(const float* raws, float* out, std::size_t N, std::size_t h, 
         float* const target = out + n * H * W;
         const std::size_t first = task % bands * band;
         const std::size_t last = std::min(first + band, H);
-        if (std::isnan(*map) || divisor[n] == 0.0F) {  // one NaN is all NaN after min_max
+        if (std::isnan(*map) || scale[n] == 0.0F) {  // one NaN is all NaN after min_max
             std::fill(target + first * W, target + last * W, std::isnan(*map) ? *map : 0.0F);
             return;
         }
         SampledRows sampled(map, w, columns, scratch.data() + worker * 4 * W);
         for (std::size_t row = first; row < last; ++row) {
             if (row + ahead < last) prefetch_row(target + (row + ahead) * W, W);
-            scaled_row(sampled(rows.lower[row]), sampled(rows.upper[row]), rows.t[row], lowest[n], divisor[n],
+            scaled_row(sampled(rows.lower[row]), sampled(rows.upper[row]), rows.t[row], lowest[n], scale[n],
                        target + row * W, W);
         }
     });

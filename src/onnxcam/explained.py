@@ -13,7 +13,7 @@ from onnxcam.autodiff.engine import blockers, live_path
 from onnxcam.autodiff.one_token import of_one_token
 from onnxcam.autodiff.quantized import TWINS
 from onnxcam.errors import UnsupportedError, UsageError
-from onnxcam.finish import channel_sum
+from onnxcam.finish import channel_sum, in_blocks
 from onnxcam.graph.beside import beside
 from onnxcam.graph.build import Builder, tensor_info
 from onnxcam.graph.cut import HeadModel, crossing, head_after
@@ -271,11 +271,12 @@ def plan(
 
 @stage("rewrite")
 def explained_model(
-    graph: Graph, image: ImageInput, *, lean: bool = False, summed: bool = True, **wanted: Any
+    graph: Graph, image: ImageInput, *, lean: bool = False, summed: bool = True, blocks: bool = False, **wanted: Any
 ) -> ExplainedModel:
     """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite` and `plan`.
 
-    lean: see ExplainedModel; summed: whether sums over channels are all that is made of A and alpha.
+    lean: see ExplainedModel; summed: whether sums over channels are all that is made of A and alpha; blocks: whether
+    it is run by the kernels that `in_blocks` speaks of.
     """
     chosen = plan(graph, image, **wanted)
     row, kind, layers = chosen.method, chosen.kind, chosen.layers
@@ -296,15 +297,24 @@ def explained_model(
         if row.cut is not None
     ]
     maps = chosen.emit(context)
-    raws = [channel_sum(context.op, layer, *pair, rank=3) for layer, pair in zip(layers, maps, strict=True) if summed]
-    context.settle(*target.values, *raws, *(value for pair in maps for value in pair))
+    single = lean and chosen.has_target_head
     scored = () if summed and target.entry else (target.score,)
     given = tuple(target.resolved.values()) if target.resolved.keys() == {CLASS_INDEX} else ()
-    answers = [*scored, *(raws or maps[0][1:]), *(v for v in target.resolved.values() if v not in given)]
-    cut = (context.graph, layers[0].name, tuple(dict.fromkeys(answers)), image.name, given)
-    beside = crossing(*cut) if lean and chosen.has_target_head else []
+    decided = [value for value in target.resolved.values() if value not in given]
+    ways: list[tuple[str, list[str]]] = [(layers[0].name, [])]
+    if summed:
+        ways = [*_sums(context.op, layers, maps, blocks and all(in_blocks(graph, layer) for layer in layers))]
+    context.settle(
+        *target.values, *(value for pair in maps for value in pair), *(raw for _, raws in ways for raw in raws)
+    )
+    for start, raws in ways:
+        answers = tuple(dict.fromkeys((*scored, *(raws or maps[0][1:]), *decided)))
+        cut = (context.graph, start, answers, image.name, given)
+        beside = crossing(*cut) if single else []
+        if not beside:
+            break
     # What a token model adds beside its layer is there anyway; elsewhere to keep such a value costs a fusion.
-    by_head = lean and chosen.has_target_head and (not beside or layers[0].layout.kind == "tokens")
+    by_head = single and (not beside or layers[0].layout.kind == "tokens")
     outputs: list[ValueInfoProto] = []
 
     def expose(role: str, value: str, dtype: int, shape: list[Dim]) -> str:
@@ -354,7 +364,7 @@ def explained_model(
         outputs += [tensor_info(value, graph.dtype(value), graph.shape(value)) for value in inner]
     shown = tuple(expose_map(i, layer, *pair) for i, (layer, pair) in enumerate(zip(layers, maps, strict=True)))
     index = expose("index", target.index, TensorProto.INT64, ["N"]) if target.index else None
-    before_head = expose_inputs("", layers[0].name, *beside) if by_head else ()
+    before_head = expose_inputs("", start, *beside) if by_head else ()
     return ExplainedModel(
         layers=shown,
         score=expose("score", target.score, TensorProto.FLOAT, ["N"]) if scored else None,
@@ -371,9 +381,21 @@ def explained_model(
         inputs=inputs,
         target_head=partial(head_after, *cut) if by_head else None,
         before_head=before_head,
-        answers=cut[2],
+        answers=answers,
         notes=tuple(_notes(chosen)),
     )
+
+
+def _sums(
+    op: Builder, layers: Sequence[Layer], maps: Sequence[tuple[str, str]], blocks: bool
+) -> Iterator[tuple[str, list[str]]]:
+    """Ways to sum over channels, the best first: the value that is summed, of the first layer, and the sum of each."""
+    for channels_last in (True, False) if blocks else (False,):
+        raws = [
+            channel_sum(op, layer, *pair, rank=3, channels_last=channels_last)
+            for layer, pair in zip(layers, maps, strict=True)
+        ]
+        yield op.Transpose(maps[0][0], perm=[0, 2, 3, 1]) if channels_last else layers[0].name, raws
 
 
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")

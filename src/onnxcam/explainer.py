@@ -146,6 +146,7 @@ class Explainer:
             options=method_options,
             lean=True,
             summed=not eigen_smooth,
+            blocks=runtime == "onnxruntime" and not providers and platform.machine() in ("x86_64", "AMD64"),
         )
         notes = list(graph.notes)
         dense = (explained.kind.record() or {}).get("kind") == "segmentation"
@@ -467,7 +468,10 @@ class Explainer:
 
     def _checked_tensor(self, x: Any) -> npt.NDArray[Any]:
         """Raises: UsageError where it is not what the model takes."""
-        array = np.asarray(x if hasattr(x, "__array__") or not hasattr(x, "__dlpack__") else np.from_dlpack(x))
+        if type(x) is np.ndarray:
+            array = x
+        else:
+            array = np.asarray(x if hasattr(x, "__array__") or not hasattr(x, "__dlpack__") else np.from_dlpack(x))
         shape, (expected, in_plane, dtype) = array.shape, self._sample
         if not shape or shape[1:] != expected or array.dtype != dtype:
             image = self._explained.image
@@ -559,7 +563,7 @@ class Explainer:
         probabilities = results[e.probabilities] if e.probabilities else None
         ranked = probabilities if probabilities is not None else results[e.logits] if e.logits else None
         clip = PIXEL_CLIP if raws[0].shape[1:] == self.preprocess.size else 100.0
-        made = []
+        layer, method, made = self.layer, self.method, []
         for i in range(n):
             index = results[e.index].item(i) if e.index else -1
             made.append(
@@ -575,15 +579,13 @@ class Explainer:
                     clip=clip,
                     picture=pictures[i],
                     provenance=self._provenance(pictures[i], questions[i], facts[i]),
-                    **self._common,
+                    layer=layer,
+                    method=method,
+                    labels=self.labels,
+                    normalize=self._normalize,
                 )
             )
         return made
-
-    @cached_property
-    def _common(self) -> dict[str, Any]:
-        """What all explanations have in common."""
-        return {"layer": self.layer, "method": self.method, "labels": self.labels, "normalize": self._normalize}
 
     def _maps(
         self, raws: Sequence[npt.NDArray[np.float32]], views: Sequence[View]

@@ -33,14 +33,49 @@ def raw_map(op: Builder, layer: Layer, activations: str, alpha: str, fixed: bool
     return channel_sum(op, layer, activations, alpha, rank)
 
 
-def channel_sum(op: Builder, layer: Layer, activations: str, alpha: str, rank: int) -> str:
+def channel_sum(op: Builder, layer: Layer, activations: str, alpha: str, rank: int, channels_last: bool = False) -> str:
     """The same of weights (N, K, 1, 1), on the layer's fixed grid: a matrix product."""
     weights, factor = _without_factor(op, alpha)
-    cells = op.Reshape(activations, [0, layer.channels or 1, -1])
-    product = op.MatMul(op.Reshape(weights, [0, 1, -1]), cells)
+    K = layer.channels or 1
+    if channels_last:
+        cells = op.Reshape(op.Transpose(activations, perm=[0, 2, 3, 1]), [0, -1, K])
+        product = op.MatMul(cells, op.Reshape(weights, [0, K, 1]))
+    else:
+        cells = op.Reshape(activations, [0, K, -1])
+        product = op.MatMul(op.Reshape(weights, [0, 1, K]), cells)
     # Not before the Reshape: ONNX Runtime would make the factor part of the product, which then is twice as slow.
     summed = op.Reshape(product, [0, 1, *layer.grid] if rank == 4 else [0, *layer.grid])
     return str(op.Mul(summed, factor) if factor != 1 else summed)
+
+
+_BLOCKWISE = frozenset({"Add", "BatchNormalization", "Clip", "HardSigmoid", "Mul", "Relu", "Sigmoid", "Tanh"})
+
+
+def in_blocks(graph: Graph, layer: Layer) -> bool:
+    """Whether ONNX Runtime on x86 holds a layer in blocks of channels, from which channels last are got soonest.
+
+    So it holds what convolutions make, and what it makes of that element by element.
+    """
+    shape, layout = graph.shape(layer.name) or (), layer.layout.kind
+    if (
+        layout != "nchw"
+        or len(shape) != 4
+        or graph.dtype(layer.name) != TensorProto.FLOAT
+        or (layer.channels or 1) % 16
+    ):
+        return False
+    pending, seen = [layer.name], {layer.name}
+    while pending:
+        node = graph.producer(pending.pop())
+        if node is None or node.domain or node.op_type not in _BLOCKWISE | {"Conv"}:
+            return False
+        if node.op_type != "Conv":
+            same = [v for v in node.inputs if v and v not in graph.initializers and graph.shape(v) != ()]
+            if any(graph.shape(v) != shape for v in same):
+                return False
+            pending += [v for v in same if v not in seen]
+            seen.update(same)
+    return True
 
 
 def _without_factor(op: Builder, alpha: str) -> tuple[str, float]:

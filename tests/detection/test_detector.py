@@ -207,7 +207,7 @@ def test_inside_scales_each_map_in_its_box_and_leaves_nothing_outside() -> None:
     explanation = d(two_squares(), 0, inside=True)
     inner = explanation.values[8:16, 8:16]
     assert (inner.min(), inner.max()) == (0, 1)
-    assert explanation.values.sum() == inner.sum()
+    assert np.count_nonzero(explanation.values) == np.count_nonzero(inner)
     plain = d(two_squares(), 0).values[8:16, 8:16]
     assert inner == pytest.approx((plain - plain.min()) / (plain.max() - plain.min()))
 

@@ -21,7 +21,7 @@ def test_default_epsilon_is_the_one_of_the_peers():
 def test_equals_numpy_in_the_order_of_the_formula():
     maps = np.random.default_rng(0).standard_normal((4, 37, 41), dtype=np.float32)
     shifted = maps - maps.min(axis=(1, 2), keepdims=True)
-    expected = shifted / (np.float32(1e-7) + shifted.max(axis=(1, 2), keepdims=True))
+    expected = shifted * (np.float32(1) / (np.float32(1e-7) + shifted.max(axis=(1, 2), keepdims=True)))
     assert _core.min_max(maps).tobytes() == expected.tobytes()
 
 
@@ -30,6 +30,11 @@ def test_equals_numpy_in_the_order_of_the_formula():
 def test_a_constant_map_becomes_zeros(constant, epsilon):
     scaled = _core.min_max(np.full((2, 3, 5), constant, np.float32), epsilon)
     assert scaled.tobytes() == np.zeros((2, 3, 5), np.float32).tobytes()
+
+
+def test_a_range_too_small_to_scale_by_is_none():
+    assert not _core.min_max(np.array([[[0, 1e-39]]], np.float32), epsilon=0.0).any()
+    assert _core.min_max(np.array([[[0, 1e-38]]], np.float32), epsilon=0.0).max() == 1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

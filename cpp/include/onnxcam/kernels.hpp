@@ -59,10 +59,10 @@ struct Affine {
 void resize_bilinear(const float* maps, float* out, std::size_t N, std::size_t h, std::size_t w, std::size_t H,
                      std::size_t W, Affine y, Affine x, int threads = 0);
 
-/// out (N, pixels): per map (m - min m) / (epsilon + (max m - min m)), in float32.
+/// out (N, pixels): per map (m - min m) * (1 / (epsilon + (max m - min m))), in float32.
 ///
-/// epsilon >= 0 and finite. A constant map becomes zeros, even with epsilon 0. The result is in [0, 1] and has no
-/// negative zero. NaN: a map with a NaN or an infinity, or whose range overflows float32, becomes NaN throughout.
+/// epsilon >= 0 and finite. A constant map becomes zeros, even with epsilon 0, and so does one whose range is so small
+/// that the factor would be infinite. The result is in [0, 1] and has no negative zero. NaN: a map with a NaN or an infinity, or whose range overflows float32, becomes NaN throughout.
 /// `out` may be `maps`.
 void min_max(const float* maps, float* out, std::size_t N, std::size_t pixels, float epsilon);
 
