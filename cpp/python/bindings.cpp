@@ -224,7 +224,8 @@ Raises TypeError for another dtype, ValueError for wrong shapes, scale <= 0, or 
         "maps"_a, "epsilon"_a = 1e-7,
         R"(Maps (N, h, w), float32 in [0, 1]: per map (m - min m) * (1 / (epsilon + max(m - min m))).
 
-A constant map becomes zeros, and so does one whose range is too small to divide by. A map with a NaN or an infinity becomes NaN throughout, so that it is seen.
+A constant map becomes zeros, and so does one whose range is too small to divide by. A map with a NaN or an
+infinity becomes NaN throughout, so that it is seen.
 Raises TypeError for another dtype, ValueError for a wrong shape or a negative or non-finite epsilon.)");
 
     m.def(

@@ -443,7 +443,9 @@ class Explainer:
         """
         array = self._checked_tensor(x)
         n = len(array)
-        if target is None or isinstance(target, str | int | np.integer | TargetSpec):
+        if target is None:
+            questions = [self._unasked] * n
+        elif isinstance(target, str | int | np.integer | TargetSpec):
             questions = self._questions([target], self._whole) * n
         else:
             questions = self._questions(target, self._whole)
@@ -472,26 +474,35 @@ class Explainer:
             array = x
         else:
             array = np.asarray(x if hasattr(x, "__array__") or not hasattr(x, "__dlpack__") else np.from_dlpack(x))
-        shape, (expected, in_plane, dtype) = array.shape, self._sample
-        if not shape or shape[1:] != expected or array.dtype != dtype:
+        shape, dtype, (one, expected, in_plane, wanted_dtype) = array.shape, array.dtype, self._sample
+        # Identity and a single sample first: after a run everything is in no cache, and these touch less of it.
+        fits = shape == one or (shape and shape[1:] == expected)
+        if not fits or (dtype is not wanted_dtype and dtype != wanted_dtype):
             image = self._explained.image
             wanted = ", ".join(map(str, expected))
             raise UsageError(
-                f"`{image.name}` takes {image.dtype} (N, {wanted}), not {array.dtype} {shape}",
+                f"`{image.name}` takes {image.dtype} (N, {wanted}), not {dtype} {shape}",
                 "pass the tensor that the model itself would be fed",
             )
         return np.ascontiguousarray(array if in_plane == expected else array.reshape(len(array), *in_plane))
 
     @cached_property
-    def _sample(self) -> tuple[tuple[Any, ...], tuple[int, ...], np.dtype[Any]]:
-        """The shape of one sample as the model takes it, and with a signal or a volume laid out in a plane; its type"""
+    def _sample(self) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[int, ...], np.dtype[Any]]:
+        """The shape of a batch of one and of its sample as the model takes it, of that sample with a signal or a volume
+        laid out in a plane, and the type."""
         image, size = self._explained.image, self.preprocess.size
         in_plane = (image.channels, *size) if image.layout == "nchw" else (*size, image.channels)
-        return tuple(image.bound(size)[1:]), in_plane, np.dtype(image.dtype)
+        taken = tuple(image.bound(size)[1:])
+        return (1, *taken), taken, in_plane, np.dtype(image.dtype)
 
     def _questions(self, targets: Iterable[TargetLike], view: View) -> list[Question]:
         scene = self._bare_scene if view is self._whole else Scene(self.labels, view, self._outputs_of)
         return [self._explained.kind.question(target, scene) for target in targets]
+
+    @cached_property
+    def _unasked(self) -> Question:
+        """What a model-ready sample is asked where nobody says what."""
+        return self._questions([None], self._whole)[0]
 
     @cached_property
     def _bare_scene(self) -> Scene:
@@ -569,7 +580,7 @@ class Explainer:
             made.append(
                 Explanation(
                     values=values[i],
-                    raws=tuple([raw[i] for raw in raws]),
+                    raws=(raws[0][i],) if len(raws) == 1 else tuple(raw[i] for raw in raws),
                     class_index=index,
                     label=e.kind.label(questions[i], resolved, i, self.labels) or self._label(index),
                     score=e.scored(results, i),
@@ -760,7 +771,10 @@ class Explainer:
         self, questions: Sequence[Question], feeds: Mapping[str, Any] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
         """What each of N samples is asked, and fed beside the picture: an array (N, ...) per role."""
-        return self._beside(len(questions), feeds) | _stacked(questions)
+        asked = _stacked(questions)
+        if feeds or self._explained.image.others:
+            asked |= self._beside(len(questions), feeds)
+        return asked
 
     def _probe(self, count: int) -> dict[str, npt.NDArray[Any]]:
         """Valid questions and feeds for `count` samples."""
@@ -768,10 +782,7 @@ class Explainer:
 
     def _beside(self, count: int, feeds: Mapping[str, Any] | None = None) -> dict[str, npt.NDArray[Any]]:
         """Raises: UsageError for a value that does not fit, or an input that has one value for all samples."""
-        others = self._explained.image.others
-        if not (others or feeds):
-            return {}
-        others = {**others}
+        others = {**self._explained.image.others}
         for name, given in (feeds or {}).items():
             if name not in others or not others[name].per_sample:
                 listed = ", ".join(f"`{n}`" for n, other in others.items() if other.per_sample) or "none"
