@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -560,10 +561,7 @@ class Explainer:
     ) -> list[Explanation]:
         e, n = self._explained, len(tensor)
         resolved = self._resolved(results, asked)
-        facts: list[dict[str, Any]] = []
-        for i in range(n):
-            problem = e.kind.problem(resolved, i)
-            facts.append({"target": problem} if problem else {})
+        facts: defaultdict[int, dict[str, Any]] = defaultdict(dict)
         raws = self._raws(tensor, results, resolved, facts)
         values = self._maps(raws, views)
         if self._aug_smooth:
@@ -573,9 +571,11 @@ class Explainer:
             raws = [raw.reshape(len(raw), *self._sides(raw, o.layer)) for raw, o in zip(raws, e.layers, strict=True)]
         probabilities = results[e.probabilities] if e.probabilities else None
         ranked = probabilities if probabilities is not None else results[e.logits] if e.logits else None
-        clip = PIXEL_CLIP if raws[0].shape[1:] == self.preprocess.size else 100.0
+        clip = PIXEL_CLIP if raws[0][0].shape == self.preprocess.size else 100.0
         layer, method, made = self.layer, self.method, []
         for i in range(n):
+            if problem := e.kind.problem(resolved, i):
+                facts[i]["target"] = problem
             index = results[e.index].item(i) if e.index else -1
             made.append(
                 Explanation(
@@ -589,7 +589,7 @@ class Explainer:
                     scores=ranked[i] if ranked is not None else np.zeros(0, np.float32),
                     clip=clip,
                     picture=pictures[i],
-                    provenance=self._provenance(pictures[i], questions[i], facts[i]),
+                    provenance=self._provenance(pictures[i], questions[i], facts.get(i)),
                     layer=layer,
                     method=method,
                     labels=self.labels,
@@ -632,7 +632,7 @@ class Explainer:
         for flipped, factor in ((False, 0.9), (False, 1.1), (True, 0.9), (True, 1.0), (True, 1.1)):
             x = np.flip(tensor, width) if flipped else tensor
             x = np.ascontiguousarray(x * tensor.dtype.type(factor))
-            found = self._raws(x, self._results(x, resolved), resolved, [{} for _ in x])
+            found = self._raws(x, self._results(x, resolved), resolved, defaultdict(dict))
             turned = [np.ascontiguousarray(np.flip(raw, 2)) if flipped else raw for raw in found]
             for total, raw in zip(raw_sums, turned, strict=True):
                 total += raw
@@ -645,7 +645,7 @@ class Explainer:
         x: npt.NDArray[Any],
         results: Mapping[str, npt.NDArray[Any]],
         resolved: Mapping[str, npt.NDArray[Any]],
-        facts: Sequence[dict[str, Any]],
+        facts: Mapping[int, dict[str, Any]],
     ) -> list[npt.NDArray[np.float32]]:
         """The raw map (N, h, w) of each layer; facts: per sample, filled with what the method records."""
 
@@ -846,7 +846,9 @@ class Explainer:
             },
         }
 
-    def _provenance(self, picture: Picture | None, question: Question, found: Mapping[str, Any]) -> dict[str, Any]:
+    def _provenance(
+        self, picture: Picture | None, question: Question, found: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         facts = self._facts.copy()
         facts["picture"] = None if picture is None else {"source": picture.source, "sha256": picture.sha256}
         facts["target"] = question.record

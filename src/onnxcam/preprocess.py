@@ -68,6 +68,26 @@ class View:
         y, x = h / self.tensor_size[0], w / self.tensor_size[1]
         return self.y_scale * y, self.y_offset * y, self.x_scale * x, self.x_offset * x
 
+    @cached_property
+    def sees_all(self) -> bool:
+        """Whether the region is the whole picture."""
+        height, width = self.picture_size
+        return self.region == (0, 0, width, height)
+
+    def resize(self, h: int, w: int) -> tuple[int, int, float, float, float, float]:
+        """(height, width, y_scale, y_offset, x_scale, x_offset): of the resize from an (h, w) map to the region."""
+        found = self._resizes.get((h, w))
+        if found is None:
+            x0, y0, x1, y1 = self.region
+            y_scale, y_offset, x_scale, x_offset = self.map_grid(h, w)
+            found = y1 - y0, x1 - x0, y_scale, y_offset + y0 * y_scale, x_scale, x_offset + x0 * x_scale
+            self._resizes[h, w] = found
+        return found
+
+    @cached_property
+    def _resizes(self) -> dict[tuple[int, int], tuple[int, int, float, float, float, float]]:
+        return {}
+
     def to_tensor(self, box_xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Boxes (..., 4) as x0, y0, x1, y1 in picture coordinates -> the same in tensor coordinates, not clipped."""
         return np.asarray(box_xyxy, np.float64) * self._scales + self._offsets

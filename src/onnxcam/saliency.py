@@ -4,6 +4,7 @@ The order and the constants are pytorch-grad-cam's, so that the numbers are: ReL
 resolution, half-pixel bilinear resize, min-max once more.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -54,17 +55,21 @@ def saliency_maps(
 
     Raises: UsageError for more than MAX_CELLS values at once.
     """
-    alike = views and views.count(views[0]) == len(views)
-    sizes = [views[0].picture_size] * len(views) if alike else [view.picture_size for view in views]
-    if (cells := sum([height * width for height, width in sizes])) > MAX_CELLS:
-        raise UsageError(
-            f"{len(views)} maps hold {cells:,} values at once, more than {MAX_CELLS:,}",
-            "explain fewer classes or smaller pictures at once, or raise `onnxcam.saliency.MAX_CELLS`",
-        )
-    if alike:
+    if views and views.count(views[0]) == len(views):
+        height, width = views[0].picture_size
+        _check_cells(len(views), len(views) * height * width)
         return _placed(raws, views[0], normalize, fuse, threads)
+    _check_cells(len(views), sum(math.prod(view.picture_size) for view in views))
     samples = ([maps[i : i + 1] for maps in raws] for i in range(len(views)))
     return [_placed(sample, view, normalize, fuse, threads)[0] for sample, view in zip(samples, views, strict=True)]
+
+
+def _check_cells(maps: int, cells: int) -> None:
+    if cells > MAX_CELLS:
+        raise UsageError(
+            f"{maps} maps hold {cells:,} values at once, more than {MAX_CELLS:,}",
+            "explain fewer classes or smaller pictures at once, or raise `onnxcam.saliency.MAX_CELLS`",
+        )
 
 
 def volume_maps(
@@ -93,7 +98,7 @@ def _placed(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threa
         values = _resized(_core.saliency_maps, raws[0], view, threads)
     else:
         values = _fused(raws, view, normalize, fuse, threads)
-    if values.shape[1:] == view.picture_size:
+    if view.sees_all:
         return values
     x0, y0, x1, y1 = view.region
     whole = np.zeros((len(values), *view.picture_size), np.float32)
@@ -116,11 +121,8 @@ def _fused(raws: Sequence[Floats], view: View, normalize: str, fuse: str, thread
 
 def _resized(kernel: Callable[..., Floats], maps: Floats, view: View, threads: int) -> Floats:
     """By one of the kernels that resize, on the region of the picture that the model saw."""
-    x0, y0, x1, y1 = view.region
-    y_scale, y_offset, x_scale, x_offset = view.map_grid(*maps.shape[1:])
-    y_offset, x_offset = y_offset + y0 * y_scale, x_offset + x0 * x_scale
-    height, width = y1 - y0, x1 - x0
-    return kernel(maps, height, width, y_scale, y_offset, x_scale, x_offset, threads)
+    _, h, w = maps.shape
+    return kernel(maps, *view.resize(h, w), threads)
 
 
 def _normalized(seen: Floats, normalize: str) -> Floats:

@@ -43,7 +43,7 @@ class Loop:
     batch_size: int
     seed: int
     progress: Progress
-    facts: Sequence[dict[str, Any]]
+    facts: Mapping[int, dict[str, Any]]
 
     @property
     def size(self) -> tuple[int, int]:
