@@ -40,7 +40,9 @@ Dense<T> dense(const py::array& array, const std::string& name, py::ssize_t rank
     if (array.ndim() != rank) {
         throw py::value_error(name + ": expected shape " + letters + ", got " + shape_text(array));
     }
-    return Dense<T>(array);
+    // What is dense already needs no more of NumPy.
+    constexpr int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    return (array.flags() & wanted) == wanted ? py::reinterpret_borrow<Dense<T>>(array) : Dense<T>(array);
 }
 
 void require_not_empty(const py::array& array, const std::string& name, py::ssize_t first_axis) {
