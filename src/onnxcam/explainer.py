@@ -353,8 +353,8 @@ class Explainer:
         targets: class indices, labels or targets of `onnxcam.targets`, or a number k, which means the k classes that
         score highest.
 
-        What lies before the layer runs once for methods with gradients at one layer (N, K, h, w); else every target is
-        a sample of a batch.
+        What lies before the layer runs once for methods with gradients at one layer, where nothing crosses beside it or
+        it lies in tokens; else every target is a sample of a batch.
         """
         _check_channels(self.preprocess, self._explained.image)
         loaded = picture if isinstance(picture, Picture) else load_picture(picture)
