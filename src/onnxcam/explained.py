@@ -100,6 +100,11 @@ class ExplainedModel:
         return self.kind.head
 
     @cached_property
+    def raws(self) -> tuple[str, ...]:
+        """The sums over channels of a lean model, one per layer, if it has them."""
+        return tuple(outputs.raw for outputs in self.layers if outputs.raw)
+
+    @cached_property
     def outputs(self) -> tuple[str, ...]:
         """What one run asks for."""
         cuts = (name for outputs in self.layers if outputs.cut for name in outputs.cut.values)

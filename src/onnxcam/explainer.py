@@ -562,7 +562,7 @@ class Explainer:
         e, n = self._explained, len(tensor)
         resolved = self._resolved(results, asked)
         facts: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-        raws = self._raws(tensor, results, resolved, facts)
+        raws = [results[name] for name in e.raws] or self._raws(tensor, results, resolved, facts)
         values = self._maps(raws, views)
         if self._aug_smooth:
             raws, values = self._smoothed(tensor, resolved, raws, values, views)
@@ -627,12 +627,14 @@ class Explainer:
 
         The mean of {as it is, flipped left to right} times {0.9, 1, 1.1} on the model's input (pytorch-grad-cam).
         """
-        width = 3 if self._explained.image.layout == "nchw" else 2
+        e = self._explained
+        width = 3 if e.image.layout == "nchw" else 2
         raw_sums, sums = [r.copy() for r in raws], [v.copy() for v in values]
         for flipped, factor in ((False, 0.9), (False, 1.1), (True, 0.9), (True, 1.0), (True, 1.1)):
             x = np.flip(tensor, width) if flipped else tensor
             x = np.ascontiguousarray(x * tensor.dtype.type(factor))
-            found = self._raws(x, self._results(x, resolved), resolved, defaultdict(dict))
+            results = self._results(x, resolved)
+            found = [results[name] for name in e.raws] or self._raws(x, results, resolved, defaultdict(dict))
             turned = [np.ascontiguousarray(np.flip(raw, 2)) if flipped else raw for raw in found]
             for total, raw in zip(raw_sums, turned, strict=True):
                 total += raw
@@ -650,8 +652,6 @@ class Explainer:
         """The raw map (N, h, w) of each layer; facts: per sample, filled with what the method records."""
 
         e = self._explained
-        if e.layers[0].raw in results:
-            return [results[o.raw] for o in e.layers if o.raw]
         if e.method.loop is None:
             pairs = [(results[o.activations], results[o.alpha]) for o in e.layers]
             raws = [combined(*pair, self._combine, self._threads, self._sign) for pair in pairs]
@@ -755,6 +755,8 @@ class Explainer:
     def _named(self, asked: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """What is asked, by the names of the rewritten model's inputs, and what other inputs are always fed."""
         renamed, always = self._inputs
+        if not (renamed or always):
+            return dict(asked)
         if renamed:
             asked = {renamed.get(role, role): rows for role, rows in asked.items()}
         return {**always, **asked}

@@ -57,19 +57,20 @@ def saliency_maps(
     """
     if views and views.count(views[0]) == len(views):
         height, width = views[0].picture_size
-        _check_cells(len(views), len(views) * height * width)
+        if len(views) * height * width > MAX_CELLS:
+            raise _too_many(len(views), len(views) * height * width)
         return _placed(raws, views[0], normalize, fuse, threads)
-    _check_cells(len(views), sum(math.prod(view.picture_size) for view in views))
+    if (cells := sum(math.prod(view.picture_size) for view in views)) > MAX_CELLS:
+        raise _too_many(len(views), cells)
     samples = ([maps[i : i + 1] for maps in raws] for i in range(len(views)))
     return [_placed(sample, view, normalize, fuse, threads)[0] for sample, view in zip(samples, views, strict=True)]
 
 
-def _check_cells(maps: int, cells: int) -> None:
-    if cells > MAX_CELLS:
-        raise UsageError(
-            f"{maps} maps hold {cells:,} values at once, more than {MAX_CELLS:,}",
-            "explain fewer classes or smaller pictures at once, or raise `onnxcam.saliency.MAX_CELLS`",
-        )
+def _too_many(maps: int, cells: int) -> UsageError:
+    return UsageError(
+        f"{maps} maps hold {cells:,} values at once, more than {MAX_CELLS:,}",
+        "explain fewer classes or smaller pictures at once, or raise `onnxcam.saliency.MAX_CELLS`",
+    )
 
 
 def volume_maps(
@@ -95,7 +96,8 @@ def _trilinear(maps: Floats, size: tuple[int, int, int], threads: int) -> Floats
 def _placed(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
     """(N, H, W) on the whole picture: one resize, from the map's grid to the region that the model saw."""
     if len(raws) == 1 and normalize == "minmax":
-        values = _resized(_core.saliency_maps, raws[0], view, threads)
+        _, h, w = raws[0].shape
+        values = _core.saliency_maps(raws[0], *view.resize(h, w), threads)
     else:
         values = _fused(raws, view, normalize, fuse, threads)
     if view.sees_all:
