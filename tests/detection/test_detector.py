@@ -274,10 +274,13 @@ def test_boxes_that_the_model_chose_are_listed_as_it_gives_them() -> None:
     assert [b.xyxy for b in found] == [pytest.approx(view.to_picture(c).tolist(), abs=1e-3) for c in corners[order]]
 
 
-def test_one_run_of_the_head_for_many_boxes_gives_the_maps_of_runs_alone() -> None:
-    d = Detector(yolov8("N"), threshold=0.0, max_boxes=5, threads=1, method="hirescam", preprocess=UNIT)
+@pytest.mark.parametrize(("name", "copied"), [("yolov8", False), ("yolov5", True)])
+def test_one_run_of_the_head_for_many_boxes_gives_the_maps_of_runs_alone(name: str, copied: bool) -> None:
+    """About one value where the head broadcasts it to the questions, else about copies of it."""
+    d = detector(name, max_boxes=5)
     together = d.explain_boxes(PICTURE)
-    assert d.explainer._target_head is not None
+    assert len(together) > 1
+    assert d.explainer._target_head is not None and d.explainer._target_head.copied == copied
     for explanation in together:
         (alone,) = d.explain_boxes(PICTURE, [explanation.boxes[0].index])
         assert explanation.raw == pytest.approx(alone.raw, rel=1e-4, abs=1e-6)

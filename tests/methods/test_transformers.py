@@ -86,6 +86,26 @@ def test_legrad_is_the_mean_of_autograds_positive_attention_gradients(name: str)
         np.testing.assert_allclose(explanation.raw, wanted, rtol=1e-4, atol=1e-5 * wanted.max())
 
 
+@pytest.mark.parametrize("method", ["gradcam", "hirescam", "gradcam++"])
+@pytest.mark.parametrize("name", ["vit", "vit_gap", "hybrid"])
+def test_several_classes_of_one_picture_go_on_from_its_tokens(name: str, method: str) -> None:
+    """Each class as when it is asked alone: another run, of the whole model; here, one run and one of the head."""
+    x, _ = subject(name)
+    explainer = Explainer(file(name), method=method, size=(24, 36), threads=1)
+    assert explainer._target_head is not None
+    wanted = [2, None, 0, 1]
+    alone = [explainer.explain_tensor(x[:1], target)[0] for target in wanted]
+    fed: list[int] = []
+    whole = explainer._session.run
+    explainer._session.run = lambda feeds, outputs=None: (fed.append(len(feeds["x"])), whole(feeds, outputs))[1]  # type: ignore
+    together = explainer.explain_targets(x[:1], wanted)
+    assert fed == [1]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.raw, other.raw, rtol=1e-4, atol=1e-6)
+        assert (one.class_index, one.score) == (other.class_index, pytest.approx(other.score, rel=1e-6))
+        assert one.top == other.top and one.label == other.label
+
+
 def test_both_transformer_methods_of_another_layer_upstream() -> None:
     """LeGrad takes from the layer only how tokens lie; ViT-Recipro-CAM masks the layer that is named."""
     x, classes = subject()
