@@ -309,9 +309,8 @@ def explained_model(
     ways: list[tuple[str, list[str]]] = [(layers[0].name, [])]
     if summed:
         ways = [*_sums(context.op, layers, maps, blocks and all(in_blocks(graph, layer) for layer in layers))]
-    context.settle(
-        *target.values, *(value for pair in maps for value in pair), *(raw for _, raws in ways for raw in raws)
-    )
+        kept = (*(value for pair in maps for value in pair), *(raw for _, raws in ways for raw in raws))
+        context.settle(*target.values, *kept)
     for start, raws in ways:
         answers = tuple(dict.fromkeys((*scored, *(raws or maps[0][1:]), *decided)))
         cut = (context.graph, start, answers, image.name, given)
