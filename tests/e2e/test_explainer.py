@@ -149,6 +149,7 @@ def test_provenance_says_when_the_class_was_the_predicted_one() -> None:
     explainer = Explainer(network(), threads=1)
     (picture,) = pictures(1)
     assert explainer(picture).provenance["target"] == "predicted"
+    assert explainer(picture, -1).provenance["target"] == "predicted"
     assert explainer(picture, explainer(picture).class_index).provenance["target"] == explainer(picture).class_index
 
 

@@ -135,10 +135,8 @@ class ClassKind(TargetKind):
         return Target(score, y, cotangent, index, logits, probabilities, {CLASS_INDEX: index}, entry=linear)
 
     def question(self, asked: Any, scene: Scene) -> Question:
-        if asked is None:
-            return _PREDICTED
         index = class_number(asked, scene.labels, self.head.classes)
-        return Question({CLASS_INDEX: np.array([index])}, None, index)
+        return _PREDICTED if index == -1 else Question({CLASS_INDEX: np.array([index])}, None, index)
 
     def probe(self, count: int) -> dict[str, Array]:
         """The first and the last class in turns."""
