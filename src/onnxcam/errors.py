@@ -6,6 +6,11 @@ The command line prints `error: message`, a blank line, `hint: hint`, and leaves
 from typing import ClassVar
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class OnnxCamError(Exception):
     """Base of all designed errors; `message` says what and where, `hint` what to do about it."""
 

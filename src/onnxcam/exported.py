@@ -17,7 +17,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
-from onnxcam.errors import ModelError, OutputError, UnsupportedError, UsageError, VerificationError
+from onnxcam.errors import ModelError, OutputError, UnsupportedError, UsageError, VerificationError, first_line
 from onnxcam.explained import Plan, Size, free_name, noise, open_graph, plan, refuse_another_shape
 from onnxcam.explainer import PIXEL_CLIP, ClassLike, Explainer
 from onnxcam.finish import Enlarged, clipped, finished, model_input, overlaid, raw_map
@@ -639,7 +639,7 @@ def _checked(model: ModelProto) -> None:
         onnx.checker.check_model(open_, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise VerificationError(
-            f"the exported graph is not valid: {str(error).strip().splitlines()[0]}",
+            f"the exported graph is not valid: {first_line(error)}",
             "please report this with the model; nothing was written",
         ) from error
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, external_data_helper
 
-from onnxcam.errors import ModelError, OnnxCamError, UsageError
+from onnxcam.errors import ModelError, OnnxCamError, UsageError, first_line
 from onnxcam.profiling import stage
 
 # What people type for an execution provider.
@@ -113,7 +113,7 @@ class Session:
                 options.register_custom_ops_library(str(custom_ops_library))
             except Exception as error:  # onnxruntime raises its own, unrelated classes
                 raise UsageError(
-                    f"custom operator library `{custom_ops_library}` cannot be loaded: {_first_line(error)}",
+                    f"custom operator library `{custom_ops_library}` cannot be loaded: {first_line(error)}",
                     "give the path of a shared library built for this ONNX Runtime",
                 ) from error
         if folder is not None:
@@ -128,7 +128,7 @@ class Session:
             )
         except Exception as error:  # onnxruntime raises its own, unrelated classes
             raise ModelError(
-                f"ONNX Runtime {ort.__version__} cannot load the model: {_first_line(error)}",
+                f"ONNX Runtime {ort.__version__} cannot load the model: {first_line(error)}",
                 "check that the untouched file loads in onnxruntime; operators of other domains need "
                 "`custom_ops_library`",
             ) from error
@@ -242,7 +242,7 @@ def _embedded(model: ModelProto | bytes, folder: Path | None) -> bytes:
 def _refused(runtime: str, feeds: Mapping[str, Array], error: Exception) -> ModelError:
     shapes = ", ".join(f"`{k}` {np.asarray(v).dtype} {np.asarray(v).shape}" for k, v in feeds.items())
     return ModelError(
-        f"{runtime} failed on input {shapes}: {_first_line(error)}",
+        f"{runtime} failed on input {shapes}: {first_line(error)}",
         "check the input's size (`--size`), layout and type against `onnxcam check`",
     )
 
@@ -251,8 +251,3 @@ def _last_line(error: BaseException) -> str:
     """OpenVINO puts the reason last, below the places in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__

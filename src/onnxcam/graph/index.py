@@ -28,7 +28,7 @@ from onnx import (
     numpy_helper,
 )
 
-from onnxcam.errors import ModelError
+from onnxcam.errors import ModelError, first_line
 from onnxcam.graph.foreign import stand_ins
 
 if TYPE_CHECKING:
@@ -395,7 +395,7 @@ def _inferred(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict[st
     try:
         inferred = onnx.shape_inference.infer_shapes(lean, data_prop=True).graph
     except Exception as error:  # InferenceError, and what its bindings make of types that are none
-        raise ModelError(f"the shapes of the model contradict one another: {_said(error)}", _RUNS) from error
+        raise ModelError(f"the shapes of the model contradict one another: {first_line(error)}", _RUNS) from error
     types = {v.name: value_type(v) for v in (*inferred.input, *inferred.value_info, *inferred.output)}
     types.update((t.name, ValueType(t.data_type, tuple(t.dims))) for t in inferred.initializer)
     return types
@@ -428,7 +428,9 @@ def walked_types(model: ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> dict
             try:
                 inferred = _outputs(schema, node, floats, known, opsets)
             except onnx.checker.ValidationError as error:
-                raise ModelError(f"node `{Node(node, 0).name}` takes other types: {_said(error)}", _RUNS) from error
+                raise ModelError(
+                    f"node `{Node(node, 0).name}` takes other types: {first_line(error)}", _RUNS
+                ) from error
             dtype = types[node.input[0]].tensor_type.elem_type
             inferred = {o: _retyped(t, dtype) for o, t in inferred.items()}
         types.update(inferred)
@@ -486,11 +488,7 @@ def _evaluated(
 
 
 def _fails(value: str, error: Exception) -> ModelError:
-    return ModelError(f"constant `{value}` cannot be computed: {_said(error)}", _RUNS)
-
-
-def _said(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ModelError(f"constant `{value}` cannot be computed: {first_line(error)}", _RUNS)
 
 
 @lru_cache(1024)

@@ -23,7 +23,7 @@ from onnx import (
     version_converter,
 )
 
-from onnxcam.errors import ModelError, UnsupportedError, VerificationError
+from onnxcam.errors import ModelError, UnsupportedError, VerificationError, first_line
 from onnxcam.graph.branches import without_known_branches
 from onnxcam.graph.head import before_activation
 from onnxcam.graph.index import Dim, Graph, opset_of, split_weights, stub, subgraphs
@@ -54,9 +54,8 @@ def load(file: ModelFile, shapes: Mapping[str, Sequence[Dim]] | None = None, run
         try:
             lean = onnx.inliner.inline_local_functions(lean)
         except Exception as error:  # RuntimeError, and what its bindings make of others
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(
-                f"{file.name}: its functions cannot be inlined: {first}", "export it without functions"
+                f"{file.name}: its functions cannot be inlined: {first_line(error)}", "export it without functions"
             ) from error
         notes.append("model-local functions inlined")
     lean, weights, folded = without_known_branches(lean, weights, shapes)
@@ -146,9 +145,8 @@ def _check(lean: ModelProto, weights: Mapping[str, TensorProto], name: str) -> N
     try:
         onnx.checker.check_model(_weights_as_inputs(lean, weights))
     except Exception as error:  # ValidationError, and what its bindings make of a message that is no text
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"{name} is not a valid ONNX model: {first}", "export it again, with a newer exporter"
+            f"{name} is not a valid ONNX model: {first_line(error)}", "export it again, with a newer exporter"
         ) from error
 
 
@@ -157,9 +155,8 @@ def _lifted(lean: ModelProto, weights: Mapping[str, TensorProto], name: str) -> 
     try:
         lifted = version_converter.convert_version(_weights_as_inputs(lean, weights), MIN_OPSET)
     except Exception as error:  # the converter raises RuntimeError and its own unregistered C++ errors
-        first = str(error).strip().splitlines()[0]
         raise UnsupportedError(
-            f"{name}: opset {version} cannot be lifted to {MIN_OPSET}: {first}",
+            f"{name}: opset {version} cannot be lifted to {MIN_OPSET}: {first_line(error)}",
             "export the model with opset 18 or newer",
         ) from error
     inputs = [i for i in lifted.graph.input if i.name not in weights]
