@@ -43,7 +43,7 @@ def channel_sum(op: Builder, layer: Layer, activations: str, alpha: str, rank: i
     else:
         cells = op.Reshape(activations, [0, K, -1])
         product = op.MatMul(op.Reshape(weights, [0, 1, K]), cells)
-    # Not before the Reshape: ONNX Runtime would make the factor part of the product, which then is twice as slow.
+    # Not before the Reshape: ONNX Runtime would make the factor part of the product, which then takes longer.
     summed = op.Reshape(product, [0, 1, *layer.grid] if rank == 4 else [0, *layer.grid])
     return str(op.Mul(summed, factor) if factor != 1 else summed)
 

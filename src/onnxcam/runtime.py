@@ -153,7 +153,7 @@ class Session:
             values = self._session.run(names, feeds, self._quiet)
         except Exception as error:  # onnxruntime raises its own, unrelated classes
             raise _refused("ONNX Runtime", feeds, error) from error
-        return dict(zip(names, values))  # noqa: B905 (as many; a check costs microseconds when all caches are cold)
+        return dict(zip(names, values))  # noqa: B905 (ONNX Runtime gives as many as it is asked for)
 
 
 class OpenVinoSession:

@@ -61,9 +61,9 @@ void resize_bilinear(const float* maps, float* out, std::size_t N, std::size_t h
 
 /// out (N, pixels): per map (m - min m) * (1 / (epsilon + (max m - min m))), in float32.
 ///
-/// epsilon >= 0 and finite. A constant map becomes zeros, even with epsilon 0, and so does one whose range is so small
-/// that the factor would be infinite. The result is in [0, 1] and has no negative zero. NaN: a map with a NaN or an infinity, or whose range overflows float32, becomes NaN throughout.
-/// `out` may be `maps`.
+/// epsilon >= 0 and finite. A constant map becomes zeros, even with epsilon 0, and so does one whose range is so
+/// small that the factor would be infinite. The result is in [0, 1] and has no negative zero. NaN: a map with a NaN
+/// or an infinity, or whose range overflows float32, becomes NaN throughout. `out` may be `maps`.
 void min_max(const float* maps, float* out, std::size_t N, std::size_t pixels, float epsilon);
 
 /// out (N, H, W) = saliency maps of raw maps (N, h, w): max(., 0), `min_max`, `resize_bilinear`, `min_max`.
