@@ -147,7 +147,9 @@ class Explainer:
             options=method_options,
             lean=True,
             summed=not eigen_smooth,
-            blocks=runtime == "onnxruntime" and not providers and platform.machine() in ("x86_64", "AMD64"),
+            blocks=runtime == "onnxruntime"
+            and (providers or ("cpu",))[0].lower().startswith("cpu")
+            and platform.machine() in ("x86_64", "AMD64"),
         )
         notes = list(graph.notes)
         dense = (explained.kind.record() or {}).get("kind") == "segmentation"
@@ -562,7 +564,7 @@ class Explainer:
         e, n = self._explained, len(tensor)
         resolved = self._resolved(results, asked)
         facts: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-        raws = [results[name] for name in e.raws] or self._raws(tensor, results, resolved, facts)
+        raws = self._raws(tensor, results, resolved, facts)
         values = self._maps(raws, views)
         if self._aug_smooth:
             raws, values = self._smoothed(tensor, resolved, raws, values, views)
@@ -627,14 +629,12 @@ class Explainer:
 
         The mean of {as it is, flipped left to right} times {0.9, 1, 1.1} on the model's input (pytorch-grad-cam).
         """
-        e = self._explained
-        width = 3 if e.image.layout == "nchw" else 2
+        width = 3 if self._explained.image.layout == "nchw" else 2
         raw_sums, sums = [r.copy() for r in raws], [v.copy() for v in values]
         for flipped, factor in ((False, 0.9), (False, 1.1), (True, 0.9), (True, 1.0), (True, 1.1)):
             x = np.flip(tensor, width) if flipped else tensor
             x = np.ascontiguousarray(x * tensor.dtype.type(factor))
-            results = self._results(x, resolved)
-            found = [results[name] for name in e.raws] or self._raws(x, results, resolved, defaultdict(dict))
+            found = self._raws(x, self._results(x, resolved), resolved, defaultdict(dict))
             turned = [np.ascontiguousarray(np.flip(raw, 2)) if flipped else raw for raw in found]
             for total, raw in zip(raw_sums, turned, strict=True):
                 total += raw
@@ -650,8 +650,9 @@ class Explainer:
         facts: Mapping[int, dict[str, Any]],
     ) -> list[npt.NDArray[np.float32]]:
         """The raw map (N, h, w) of each layer; facts: per sample, filled with what the method records."""
-
         e = self._explained
+        if e.raws:
+            return [results[name] for name in e.raws]
         if e.method.loop is None:
             pairs = [(results[o.activations], results[o.alpha]) for o in e.layers]
             raws = [combined(*pair, self._combine, self._threads, self._sign) for pair in pairs]
@@ -738,25 +739,21 @@ class Explainer:
 
     def _chunks(
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]
-    ) -> list[tuple[npt.NDArray[Any], Mapping[str, npt.NDArray[Any]], int]]:
+    ) -> Iterator[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]], int]]:
         """The samples in pieces of the model's own batch size, the last one padded by repeating its last sample."""
-        n = len(tensor)
-        batch = self._explained.image.batch or n
-
-        def piece(rows: npt.NDArray[Any], start: int) -> npt.NDArray[Any]:
-            missing = max(0, start + batch - n)
-            return np.concatenate([rows[start:], *[rows[-1:]] * missing]) if missing else rows[start : start + batch]
-
-        return [
-            (piece(tensor, start), {role: piece(rows, start) for role, rows in asked.items()}, min(batch, n - start))
-            for start in range(0, n, batch)
-        ]
+        batch = self._explained.image.batch or len(tensor)
+        for start in range(0, len(tensor), batch):
+            x = tensor[start : start + batch]
+            rows = {role: value[start : start + batch] for role, value in asked.items()}
+            if missing := batch - len(x):
+                padded = {role: np.concatenate([v, *[v[-1:]] * missing]) for role, v in rows.items()}
+                yield np.concatenate([x, *[x[-1:]] * missing]), padded, len(x)
+            else:
+                yield x, rows, len(x)
 
     def _named(self, asked: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """What is asked, by the names of the rewritten model's inputs, and what other inputs are always fed."""
         renamed, always = self._inputs
-        if not (renamed or always):
-            return dict(asked)
         if renamed:
             asked = {renamed.get(role, role): rows for role, rows in asked.items()}
         return {**always, **asked}

@@ -55,22 +55,17 @@ def saliency_maps(
 
     Raises: UsageError for more than MAX_CELLS values at once.
     """
-    if views and views.count(views[0]) == len(views):
-        height, width = views[0].picture_size
-        if len(views) * height * width > MAX_CELLS:
-            raise _too_many(len(views), len(views) * height * width)
+    alike = bool(views) and views.count(views[0]) == len(views)
+    sizes = (math.prod(view.picture_size) for view in views)
+    if (cells := len(views) * next(sizes) if alike else sum(sizes)) > MAX_CELLS:
+        raise UsageError(
+            f"{len(views)} maps hold {cells:,} values at once, more than {MAX_CELLS:,}",
+            "explain fewer classes or smaller pictures at once, or raise `onnxcam.saliency.MAX_CELLS`",
+        )
+    if alike:
         return _placed(raws, views[0], normalize, fuse, threads)
-    if (cells := sum(math.prod(view.picture_size) for view in views)) > MAX_CELLS:
-        raise _too_many(len(views), cells)
     samples = ([maps[i : i + 1] for maps in raws] for i in range(len(views)))
     return [_placed(sample, view, normalize, fuse, threads)[0] for sample, view in zip(samples, views, strict=True)]
-
-
-def _too_many(maps: int, cells: int) -> UsageError:
-    return UsageError(
-        f"{maps} maps hold {cells:,} values at once, more than {MAX_CELLS:,}",
-        "explain fewer classes or smaller pictures at once, or raise `onnxcam.saliency.MAX_CELLS`",
-    )
 
 
 def volume_maps(
@@ -96,8 +91,7 @@ def _trilinear(maps: Floats, size: tuple[int, int, int], threads: int) -> Floats
 def _placed(raws: Sequence[Floats], view: View, normalize: str, fuse: str, threads: int) -> Floats:
     """(N, H, W) on the whole picture: one resize, from the map's grid to the region that the model saw."""
     if len(raws) == 1 and normalize == "minmax":
-        _, h, w = raws[0].shape
-        values = _core.saliency_maps(raws[0], *view.resize(h, w), threads)
+        values = _resized(_core.saliency_maps, raws[0], view, threads)
     else:
         values = _fused(raws, view, normalize, fuse, threads)
     if view.sees_all:
