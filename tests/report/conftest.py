@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "web"))  # makes `browser` im
 from browser import CHROMIUM, Browser
 from hostile_labels import HOSTILE
 
-from onnxcam.audit.records import Item
+from onnxcam.audit.records import Item, read_records
 from onnxcam.audit.run import Output, audit
 from onnxcam.demo import FOLDER, PICTURES
 from onnxcam.explainer import Explainer
@@ -49,6 +50,20 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
 def audited(tmp_path_factory: pytest.TempPathFactory, explainer: Explainer, items: list[Item]) -> Path:
     folder = tmp_path_factory.mktemp("audit") / "</title><b>out"
     audit(explainer, items, folder, output=Output(overlays=False, values="npy"), workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def half_known(
+    tmp_path_factory: pytest.TempPathFactory, explainer: Explainer, items: list[Item], audited: Path
+) -> Path:
+    """The same pictures: two expected rightly, one wrongly, one as an unknown class, of six nothing said."""
+    known = {r["name"]: r["correct"] for r in read_records(audited) if r["status"] == "ok"}
+    right, wrong = ([item for item in items if known.get(item.name) is judged] for judged in (True, False))
+    kept = {item.name: item.expected for item in (*right[:2], *wrong[:1])} | {right[2].name: "unicorn"}
+    folder = tmp_path_factory.mktemp("audit") / "half-known"
+    some = [replace(item, expected=kept.get(item.name)) for item in items]
+    audit(explainer, some, folder, output=Output(overlays=False, values="npy"), workers=1)
     return folder
 
 

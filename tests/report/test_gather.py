@@ -96,6 +96,23 @@ def test_the_mean_map_of_a_class_is_the_mean_of_its_maps(
         np.testing.assert_allclose(found, np.mean(several, 0), atol=0.5 / 255 + 2e-4)
 
 
+def test_an_expected_class_that_the_model_lacks_is_said_and_judges_nothing(half_known: Path) -> None:
+    gathered = gather([half_known])
+    asked = [(e["expected"], e["asked"]) for e in gathered.report["pictures"] if e["asked"] is not None]
+    assert asked == [(None, "unicorn")]
+    assert gathered.notices == (
+        "Pictures whose expected class the model does not have (`unicorn`): 1. They are neither right nor wrong.",
+    )
+
+
+def test_what_any_of_several_audits_expects_is_known(half_known: Path, audited: Path) -> None:
+    truth = [r.get("expected_index") for r in read_records(audited)]
+    for folders in ([half_known, audited], [audited, half_known]):
+        gathered = gather(folders)
+        assert [e["expected"] for e in gathered.report["pictures"]] == truth
+        assert gathered.notices == ()
+
+
 def test_mistakes_have_means_of_their_own(audited: Path) -> None:
     wrong = Counter(
         (r["expected_index"], r["top"][0]["index"])

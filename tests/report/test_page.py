@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from browser import Browser
 from hostile_labels import HOSTILE
 from PIL import Image
 
-from onnxcam.audit.records import read_records
+from onnxcam.audit.records import Item, read_records
+from onnxcam.audit.run import Output, audit
+from onnxcam.explainer import Explainer
 from onnxcam.render import colormap
 from onnxcam.report.gather import Gathered, gather
 from onnxcam.report.page import page, write_report
@@ -144,6 +147,53 @@ def test_filters_show_the_pictures_that_the_records_say(opened: Browser, audited
     choose(opened, "sort", "low")
     names = [r["name"] for r in sorted(good, key=lambda r: r["probability"])]
     assert opened.evaluate(NAMES)[: len(good)] == names
+
+
+def test_what_nothing_is_known_of_counts_neither_as_right_nor_as_wrong(
+    tmp_path: Path, browser: Browser, half_known: Path
+) -> None:
+    """Of twelve pictures two are right, one wrong, two broken: two of three, not two of twelve nor two of ten."""
+    path = tmp_path / "half.html"
+    write_report([half_known], path)
+    browser.open(path.as_uri())
+    browser.wait("performance.getEntriesByName('complete').length")
+    totals = browser.evaluate(
+        "[...document.querySelectorAll('#tally button')].map(b => [...b.children].map(c => c.textContent).join(' '))"
+    )
+    assert totals[:4] == ["12 pictures", "2 right, 66.7 % of 3", "1 wrong, 33.3 % of 3", "7 no known class expected"]
+    assert totals[-1] == "2 not explained"
+    browser.evaluate("document.querySelectorAll('#tally button')[3].click()")
+    browser.evaluate(SETTLED)
+    good = [r for r in read_records(half_known) if r["status"] == "ok"]
+    assert browser.evaluate(NAMES) == [r["name"] for r in good if r["correct"] is None]
+    said = browser.evaluate("[...document.querySelectorAll('#gallery button')].map(b => b.getAttribute('aria-label'))")
+    assert sum("expected unicorn, unknown to the model" in text for text in said) == 1
+    assert not any("right" in text or "wrong" in text for text in said)
+    browser.evaluate("document.getElementById('tab-confusion').click()")
+    about = browser.evaluate("document.getElementById('confusion-about').textContent")
+    assert "Left out, since no known class is expected: 7 pictures." in about
+    browser.evaluate("document.getElementById('tab-classes').click()")
+    index = next(r["class_index"] for r in good if r["correct"])
+    members = [r["correct"] for r in good if r["class_index"] == index]
+    cards = browser.evaluate("[...document.querySelectorAll('#class-cards small')].map(e => e.textContent)")
+    judged = [c for c in members if c is not None]
+    assert len(judged) < len(members)
+    share = f"{100 * sum(judged) / len(judged):.1f} % of {len(judged)} right"
+    assert f"{len(members)} pictures, {share}" in cards
+
+
+def test_where_no_expected_class_is_known_there_is_no_rate(
+    tmp_path: Path, browser: Browser, explainer: Explainer, items: list[Item]
+) -> None:
+    some = [replace(item, expected="unicorn") for item in items[:3]]
+    audit(explainer, some, tmp_path / "out", output=Output(overlays=False, values="npy"), workers=1)
+    written = write_report([tmp_path / "out"], tmp_path / "none.html")
+    browser.open((tmp_path / "none.html").as_uri())
+    browser.wait("performance.getEntriesByName('complete').length")
+    text = browser.evaluate("document.getElementById('tally').textContent")
+    assert "%" not in text and "right" not in text and "wrong" not in text
+    assert written.notices == (browser.evaluate("document.getElementById('notices').textContent"),)
+    assert "(`unicorn`): 3." in written.notices[0]
 
 
 def test_a_cell_of_the_confusion_leads_to_its_pictures(opened: Browser, audited: Path) -> None:

@@ -373,20 +373,26 @@ def _predicted(record: Record) -> int | None:
 
 def _picture(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     first = next(run.records[name] for run in runs if name in run.records)
-    entry = {"name": name, "path": first["picture"], "expected": None, "error": None}
+    entry = {"name": name, "path": first["picture"], "expected": None, "asked": None, "error": None}
     explained = [run.explained(name) for run in runs]
     good = next(filter(None, explained), None)
     if good is None:
         return {**entry, "error": first["error"]}
     height, width = good["size"]
+    expected = _first("expected_index", explained)
     return {
         **entry,
-        "expected": good["expected_index"],
-        "asked": None if good["expected_index"] is not None else good["expected"],
+        "expected": expected,
+        "asked": _first("expected", explained) if expected is None else None,
         "sha256": good["sha256"],
         "size": [width, height],
         "results": [None if r is None else _result(r) for r in explained],
     }
+
+
+def _first(field: str, records: Sequence[Record | None]) -> Any:
+    """What the first record that knows says: audits of the same pictures may have had different manifests."""
+    return next((r[field] for r in records if r is not None and r[field] is not None), None)
 
 
 def _result(record: Record) -> dict[str, Any]:
@@ -468,6 +474,16 @@ def _notices(runs: Sequence[Run], states: Counter[str], left_out: int, coloured:
         lines.append(
             "No values were kept: maps are shown as they were drawn, and there are no mean maps. "
             "`onnxcam explain ... --values png16` keeps them."
+        )
+    asked = {r["name"]: r["expected"] for run in runs for r in run.good if r["expected"] is not None}
+    known = {r["name"] for run in runs for r in run.good if r["expected_index"] is not None}
+    absent = [f"`{expected}`" for name, expected in asked.items() if name not in known]
+    if absent:
+        named = list(dict.fromkeys(absent))
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+        lines.append(
+            f"Pictures whose expected class the model does not have ({', '.join(named[:3])}{more}): {len(absent)}. "
+            "They are neither right nor wrong."
         )
     first = runs[0]
     for run in runs[1:]:

@@ -29,6 +29,9 @@
     const found = result(picture);
     return !found || picture.expected === null || found.predicted === null ? null : found.predicted === picture.expected ? "right" : "wrong";
   }
+  /* Explained, and neither right nor wrong: nothing is expected of it, or no class of the model. */
+  const unjudged = (picture) => Boolean(result(picture)) && !verdict(picture);
+  const unknownClass = (picture) => ((picture.asked ?? null) === null ? null : `expected ${picture.asked}, unknown to the model`);
   const flagged = (picture) => Boolean(result(picture)?.warnings.length);
   const missesBox = (picture) => result(picture)?.pointing === false;
   const shownScore = (value) =>
@@ -147,7 +150,7 @@
       if (wanted.class !== "" && found?.explained !== Number(wanted.class)) return;
       if (wanted.predicted !== "" && found?.predicted !== Number(wanted.predicted)) return;
       if (wanted.expected !== "" && picture.expected !== Number(wanted.expected)) return;
-      if (judged && verdict(picture) !== judged) return;
+      if (judged && (judged === "neither" ? !unjudged(picture) : verdict(picture) !== judged)) return;
       if (least !== null && !(found?.score >= least)) return;
       if (most !== null && !(found && found.score !== null && found.score <= most)) return;
       if (!state(picture)) return;
@@ -250,6 +253,7 @@
         verdict(picture) === "wrong" ? make("span", { class: "wrong" }, `expected ${className(picture.expected)}`) : null,
         found.explained === null || found.explained === found.predicted ? null : make("span", { class: "score" }, `predicted ${className(found.predicted)}`),
         flagged(picture) ? make("span", { class: "flag" }, found.warnings[0]) : null,
+        unknownClass(picture) ? make("span", { class: "flag" }, unknownClass(picture)) : null,
         missesBox(picture) ? make("span", { class: "flag" }, "peak outside the box") : null,
       ].filter(Boolean);
       if (aside.length) lines.push(make("span", { class: "line" }, aside[0]));
@@ -267,7 +271,7 @@
     const judged = verdict(picture);
     return [`${picture.name}: ${explainedName(found)}, score ${shownScore(found.score)}`,
       found.explained === null || found.explained === found.predicted ? "" : `predicted ${className(found.predicted)}`,
-      judged ? (judged === "right" ? "prediction right" : `prediction wrong, expected ${className(picture.expected)}`) : "",
+      judged ? (judged === "right" ? "prediction right" : `prediction wrong, expected ${className(picture.expected)}`) : unknownClass(picture),
       ...found.warnings].filter(Boolean).join(", ");
   }
   const buttonAt = (position) => tiles.get(position)?.querySelector("button");
@@ -353,6 +357,7 @@
         make("li", {}, make("span", {}, className(index)), make("span", { class: "score" }, shownScore(score)),
           report.score === "probability" && score !== null ? make("meter", { min: 0, max: 1, value: score, "aria-hidden": "true" }) : null))),
       judged ? make("p", { class: judged }, judged === "right" ? `✓ as expected: ${className(picture.expected)}` : `✗ expected ${className(picture.expected)}`) : null,
+      unknownClass(picture) ? make("p", { class: "flag" }, unknownClass(picture)) : null,
       ...found.warnings.map((warning) => make("p", { class: "flag" }, "⚠ " + warning)),
       make("h3", {}, "Heat map"),
       pairs([
@@ -435,10 +440,12 @@
     const boxes = explained.filter((p) => result(p).pointing !== null);
     const entry = (n, text, kind, values) => make("button", { type: "button", class: n ? kind : "", on: { click: () => filterBy(values) } }, make("b", {}, count(n)), make("span", {}, text));
     const wrong = judged.length - right;
+    const rated = (n) => share(n, judged.length) + (judged.length < pictures.length ? ` of ${count(judged.length)}` : "");
     $("tally").replaceChildren(...[
       entry(pictures.length, pictures.length === 1 ? "picture" : "pictures", "", {}),
-      labelled ? entry(right, `right, ${share(right, judged.length)}`, "right", { verdict: "right" }) : null,
-      labelled ? entry(wrong, `wrong, ${share(wrong, judged.length)}`, "wrong", { verdict: "wrong" }) : null,
+      judged.length ? entry(right, `right, ${rated(right)}`, "right", { verdict: "right" }) : null,
+      judged.length ? entry(wrong, `wrong, ${rated(wrong)}`, "wrong", { verdict: "wrong" }) : null,
+      labelled && explained.some(unjudged) ? entry(explained.filter(unjudged).length, "no known class expected", "", { verdict: "neither" }) : null,
       boxed ? entry(boxes.filter(missesBox).length, `of ${count(boxes.length)} peaks outside the box`, "flag", { state: "missed" }) : null,
       entry(explained.filter(flagged).length, "flagged maps", "flag", { state: "flagged" }),
       entry(pictures.filter((p) => p.error).length, "not explained", "wrong", { state: "error" }),
@@ -480,7 +487,7 @@
       const judged = members.filter((p) => verdict(p));
       const right = judged.filter((p) => verdict(p) === "right").length;
       return card(views.classes[index], [make("p", {}, make("b", {}, className(index))),
-        make("small", {}, plural(members.length, "picture"), judged.length ? `, ${share(right, judged.length)} right` : "")], { class: index });
+        make("small", {}, plural(members.length, "picture"), judged.length ? `, ${share(right, judged.length)}${judged.length < members.length ? ` of ${count(judged.length)}` : ""} right` : "")], { class: index });
     }));
   }
   function mistaken() {
@@ -518,7 +525,9 @@
     let involved = [...errors].sort((a, b) => b[1] - a[1] || a[0] - b[0]).map(([c]) => c);
     const all = involved.length;
     involved = involved.slice(0, WIDEST).sort((a, b) => a - b);
+    const left = pictures.filter(unjudged).length;
     $("confusion-about").textContent = "Rows are what the picture was said to be, columns what the model predicted; the tint is the share of the row. " +
+      (left ? `Left out, since no known class is expected: ${plural(left, "picture")}. ` : "") +
       (all > WIDEST ? `Of ${count(all)} classes, the ${WIDEST} with the most mistakes are shown. ` : "") + "A number leads to its pictures.";
     const head = make("tr", {}, make("th", { class: "axis" }, "expected ↓ predicted →"),
       involved.map((c) => make("th", { scope: "col", title: className(c) }, make("span", {}, className(c)))), ["all", "right"].map((text) => make("th", { scope: "col", class: "total" }, text)));
@@ -670,7 +679,7 @@
   $("notices").append(...report.notices.map((text) => make("p", {}, text)));
   fill("palette", Object.keys(palettes).map((name) => [name, name]));
   fill("variant", variants.map((v, i) => [i, v.name]));
-  fill("verdict", [["right", "right"], ["wrong", "wrong"]], "any");
+  fill("verdict", [["right", "right"], ["wrong", "wrong"], ["neither", "no known class expected"]], "any");
   fill("state", [["ok", "explained, nothing flagged"], ["flagged", "flagged map"], ...(boxed ? [["missed", "peak outside the box"]] : []), ["error", "not explained"]], "any");
   fill("sort", Object.entries(ORDERS).filter(([id]) => id !== "mistakes" || labelled).map(([id, [text]]) => [id, text]));
   $("least-name").textContent = report.score === "probability" ? "Probability from" : "Score from";
