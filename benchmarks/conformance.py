@@ -1,6 +1,6 @@
 """Exported files in other runtimes: is the prediction ONNX Runtime's, is the heat map Python's?
 
-    python -m benchmarks.conformance [--markdown] [--models NAME ...] [--runtimes NAME ...] [--ort-web DIR]
+    python -m benchmarks.conformance [--overlay] [--markdown] [--models NAME ...] [--runtimes NAME ...] [--ort-web DIR]
 
 Every file is exported with `class_input="required"` and `verify`, then run on photographs that the model knows (on
 seeded noise, where it has none), batch 1 and, where the model's batch is open, 3; for the predicted class and for
@@ -9,7 +9,8 @@ install onnxruntime-web` in a folder, `--ort-web` that folder, and Node). What a
 the untouched model, which tells whose fault it is.
 
 prediction: against the untouched model in ONNX Runtime, own: against the untouched model in the same runtime, both as a
-share of the largest output; heat map: against `Explainer.explain_tensor`, on maps in [0, 1].
+share of the largest output; heat map: against `Explainer.explain_tensor`, on maps in [0, 1]. `--overlay`: the file that
+takes and returns pictures instead, its overlay against `Explanation.overlay`, in levels of 255.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from PIL import Image
 
 from benchmarks.real import MODELS, QUANTISED, shots
 from benchmarks.real import explainer as real_explainer
-from onnxcam import Explainer, demo, export
+from onnxcam import Explainer, demo, export, load_picture
 from onnxcam.errors import OnnxCamError
 
 SHARED = Path(__file__).parents[2] / "shared" / "models"
@@ -161,6 +163,57 @@ class Row:
     heatmap: float = 0.0
     problem: str = ""
 
+    def cells(self) -> list[str]:
+        if self.problem:
+            return [self.model, self.runtime, "fails", "", "", "", self.problem.replace("|", "/")]
+        batches = ", ".join(map(str, self.batches))
+        top = "" if self.same_class else " (another class)"
+        differences = [f"{self.prediction:.0e}{top}", f"{self.own:.0e}", f"{self.heatmap:.0e}"]
+        return [self.model, self.runtime, batches, *differences, ""]
+
+
+@dataclass(frozen=True)
+class OverlayRow:
+    """One model's overlay in one runtime, batch 1: levels of 255 that it is off, or what went wrong."""
+
+    model: str
+    runtime: str
+    largest: int = 0
+    mean: float = 0.0
+    problem: str = ""
+
+    def cells(self) -> list[str]:
+        if self.problem:
+            return [self.model, self.runtime, "fails", "", self.problem.replace("|", "/")]
+        return [self.model, self.runtime, str(self.largest), f"{self.mean:.3f}", ""]
+
+
+def overlay_rows(source: Path, wanted: list[str], folder: Path) -> Iterator[OverlayRow]:
+    file = folder / f"{source.stem}.cam.onnx"
+    known = next((m for m in (*MODELS, *QUANTISED) if m.file == source.name), None)
+    settings = (real_explainer(known) if known else Explainer(source, threads=2)).preprocess
+    whole = replace(settings, fit="squash", crop_pct=1.0, resize=None)  # the file takes pictures of its own size
+    try:
+        export(source, file, class_input="required", overlay=True, preprocess=whole, threads=2)
+    except OnnxCamError as error:
+        yield OverlayRow(source.stem, "export", problem=error.message)
+        return
+    photograph = shots(known.shots)[0].picture if known else load_picture(demo.FOLDER / "pictures" / "demo.jpg")
+    pixels = np.asarray(Image.fromarray(photograph.rgb).resize(whole.size[::-1]))
+    overlay = np.asarray(Explainer(source, preprocess=whole, threads=2)(pixels).overlay()).astype(int)
+    for name in wanted:
+        package, run = RUNTIMES[name]
+        if version(package) is None:
+            yield OverlayRow(source.stem, name, problem=f"missing: {package} is not installed")
+            continue
+        try:
+            got = run(file, {"picture": pixels[None], "class_index": np.array([-1])})["overlay"][0]
+        except Exception as error:  # every runtime raises its own classes
+            yield OverlayRow(source.stem, name, problem=first_line(error))
+            continue
+        off = np.abs(got - overlay)
+        yield OverlayRow(source.stem, name, int(off.max()), float(off.mean()))
+
 
 def rows(source: Path, wanted: list[str], folder: Path) -> Iterator[Row]:
     file = folder / f"{source.stem}.cam.onnx"
@@ -232,19 +285,13 @@ def untouched(run: Run, source: Path, feeds: Feeds) -> str:
     return " (the untouched model runs)"
 
 
-def cells(row: Row) -> list[str]:
-    if row.problem:
-        return [row.model, row.runtime, "fails", "", "", "", row.problem.replace("|", "/")]
-    batches = ", ".join(map(str, row.batches))
-    top = "" if row.same_class else " (another class)"
-    return [row.model, row.runtime, batches, f"{row.prediction:.0e}{top}", f"{row.own:.0e}", f"{row.heatmap:.0e}", ""]
-
-
 HEADER = ("model", "runtime", "batch", "prediction", "own", "heat map", "problem")
+OVERLAY_HEADER = ("model", "runtime", "largest", "mean", "problem")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.conformance", description=__doc__)
+    parser.add_argument("--overlay", action="store_true", help="of files with preprocessing and overlay baked in")
     parser.add_argument("--markdown", action="store_true", help="print a table for docs/conformance.md")
     parser.add_argument("--models", nargs="*", default=[], help="file names without .onnx (default: demo and all)")
     parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES), choices=list(RUNTIMES))
@@ -256,14 +303,16 @@ def main() -> int:
     _web_folder = arguments.ort_web
     versions = ", ".join(f"{p} {v}" for p in dict.fromkeys(p for p, _ in RUNTIMES.values()) if (v := version(p)))
     print(f"{versions}; Python {sys.version.split()[0]}\n")
+    header = OVERLAY_HEADER if arguments.overlay else HEADER
     if arguments.markdown:
-        print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+        print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         for path in chosen:
-            for row in rows(path, arguments.runtimes, Path(folder)):
+            found_here = (overlay_rows if arguments.overlay else rows)(path, arguments.runtimes, Path(folder))
+            for row in found_here:
                 failed |= bool(row.problem) and row.runtime != "export"
-                line = cells(row)
+                line = row.cells()
                 shown = "| " + " | ".join(line) + " |" if arguments.markdown else "  ".join(f"{c:36}" for c in line)
                 print(shown.rstrip(), flush=True)
     return int(failed)

@@ -269,6 +269,11 @@ class Preprocess:
                 values = np.rint(values.astype(np.float32) / np.float32(step)).astype(np.float64) + zero_point
         return values.clip(np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether the model takes the pixels themselves, as uint8."""
+        return self._table.dtype == np.uint8 and bool((self._table == np.arange(256)).all())
+
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values; `from_json` gives the same settings back."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
