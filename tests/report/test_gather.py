@@ -243,6 +243,32 @@ def test_the_command_writes_the_file_and_says_how_large(
     assert said["pictures"] == 12 and said["bytes"] == target.stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("nosuch", "{}: no such folder", "check the path"),
+        ("photo.png", "{} is a file, not the folder of an audit", "name its folder"),
+        ("photo.png/out", "{}: no such folder", "check the path"),
+        ("empty", "{} holds no audit: there is no `run.json` in it", "`onnxcam explain MODEL PICTURES -o FOLDER`"),
+        ("other", "{} holds no audit: `run.json` is not of the format `onnxcam audit 1`", "`onnxcam explain MODEL"),
+        ("folder", "{}/run.json cannot be read: Is a directory", "check the path"),
+    ],
+)
+def test_what_a_folder_lacks_of_an_audit_is_said(
+    name: str, message: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photo.png").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "folder" / "run.json").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text('{"format": "another 1"}')
+    path = tmp_path / name
+    assert main(["report", str(path), "-o", str(tmp_path / "r.html")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith(f"error: {message.format(path)} hint: ") and hint in said.partition("hint: ")[2]
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_what_is_no_audit_and_no_evaluation_is_refused(
     tmp_path: Path, audited: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

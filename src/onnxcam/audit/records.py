@@ -158,15 +158,21 @@ def read_run(folder: str | os.PathLike[str]) -> Record:
     Raises: UsageError where the folder holds no audit.
     """
     path = Path(folder) / RUN
+    make = "`onnxcam explain MODEL PICTURES -o FOLDER` makes an audit"
     try:
         header = parsed_json(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if Path(folder).is_dir():
+            raise UsageError(f"{folder} holds no audit: there is no `{RUN}` in it", make) from error
+        if Path(folder).exists():
+            raise UsageError(f"{folder} is a file, not the folder of an audit", f"name its folder; {make}") from error
+        raise UsageError(f"{folder}: no such folder", f"check the path; {make}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path and permissions") from error
+    except ValueError:
         header = None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise UsageError(
-            f"{folder} holds no audit: `{RUN}` is missing or not of the format `{FORMAT}`",
-            "make one with `onnxcam explain MODEL PICTURES -o FOLDER`",
-        )
+        raise UsageError(f"{folder} holds no audit: `{RUN}` is not of the format `{FORMAT}`", make)
     if not is_header(header):
         raise UsageError(f"{path}: its fields are not those of an audit", "take the file as the run wrote it")
     return header
