@@ -185,7 +185,7 @@ def check(
     if not layers:
         problem = UnsupportedError(
             f"no spatial feature map (N, K, h, w) lies between `{image.name}` and `{head.logits}`",
-            "choose a value with `--layer`; where sizes are dynamic, bind them with `--size`",
+            "choose a value with `onnxcam explain --layer`; where sizes are dynamic, bind them with `--size`",
         )
     elif not any(report.methods for report in layers):
         kinds = ", ".join(layers[0].blockers)

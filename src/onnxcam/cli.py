@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,6 +28,7 @@ BAD_PICTURES = 7
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    arguments = argparse.Namespace(parser=None)
     try:
         try:
             arguments = _parsed(argv)
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OnnxCamError as error:
         from onnxcam._console import print_error
 
+        if arguments.parser is not None:
+            error.hint = _reachable(error.hint, arguments.parser, arguments.commands)
         print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
@@ -60,18 +64,39 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def _reachable(hint: str, mine: _Parser, commands: Mapping[str, _Parser]) -> str:
+    """The hint, where an option that this command lacks is said with a command that has it.
+
+    Libraries do not know which command runs: "`--input NAME`" becomes "`onnxcam explain --input NAME`", and "`--layer`"
+    becomes "`--layers`" where that is what this command calls it.
+    """
+
+    def named(found: re.Match[str]) -> str:
+        option = found[1]
+        if own := next((o for o in (option, f"{option}s") if o in mine.options), None):
+            return f"`{own}"
+        other = next((command for command in commands.values() if option in command.options), None)
+        return found[0] if other is None else f"`{other.prog} {option}"
+
+    return re.sub(r"`(--[a-z][a-z-]*)", named, hint)
+
+
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors read like all others."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, f"`{self.prog} --help` says what there is")
 
+    @property
+    def options(self) -> list[str]:
+        """All that this command takes, in the order of its help."""
+        return [o for action in self._actions for o in action.option_strings]
+
     def refuse(self, argument: str, is_option: bool) -> NoReturn:
         """Refuses an argument that this command does not take."""
         if not is_option:
             self.error(f"`{self.prog}` has no use for `{argument}`")
-        known = [o for action in self._actions for o in action.option_strings]
-        near = get_close_matches(argument.partition("=")[0], known, 3, 0.75)
+        near = get_close_matches(argument.partition("=")[0], self.options, 3, 0.75)
         meant = f"did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
         raise UsageError(f"`{self.prog}` has no option `{argument}`", f"{meant}`{self.prog} --help` lists them")
 
@@ -196,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     _drawing_options(demo)
     demo.set_defaults(run=_demo)
     for command in commands.choices.values():
-        command.set_defaults(parser=command)
+        command.set_defaults(parser=command, commands=commands.choices)
     return parser
 
 
@@ -908,7 +933,7 @@ def _check_writable(target: Path, known: Sequence[str] = (*_PICTURES, ".npy", ".
     if not target.parent.is_dir():
         raise OutputError(f"{target}: there is no folder {target.parent}", f"make it first: `mkdir -p {target.parent}`")
     if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"{target}: the folder {target.parent} is not writable", "choose another with `--output`")
+        raise OutputError(f"{target}: the folder {target.parent} is not writable", "choose another folder")
 
 
 def _report(explainer: Explainer, results: Sequence[tuple[Explanation, Path]], as_json: bool) -> None:

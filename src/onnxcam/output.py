@@ -38,7 +38,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
 def _folder_hint(target: Path) -> str:
     if not target.parent.exists():
         return f"make the folder first: `mkdir -p {target.parent}`"
-    return "choose another place with `--output`, or free space and permissions there"
+    return "choose another place, or free space and permissions there"
 
 
 def _umask() -> int:

@@ -108,7 +108,7 @@ def _read(name: str, max_bytes: int) -> bytes:
         raise PictureError(f"{name!r}: cannot be read: {reason}", "check the path and its permissions") from error
     if len(data) > max_bytes:
         raise PictureError(
-            f"{name}: has more than {max_bytes} bytes", "shrink it first, or raise `max_bytes` if you trust the file"
+            f"{name}: has more than {max_bytes} bytes", "shrink it first, or in Python `load_picture(max_bytes=...)`"
         )
     return data
 
@@ -213,7 +213,8 @@ def _to_8_bit(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
 
 def _too_large(name: str, max_pixels: int) -> PictureError:
     return PictureError(
-        f"{name}: has more than {max_pixels} pixels", "shrink it first, or raise `max_pixels` if you trust the file"
+        f"{name}: has more than {max_pixels} pixels",
+        "shrink it first; if you trust the file, `--max-pixels N`, in Python `max_pixels=N`",
     )
 
 

@@ -1,8 +1,14 @@
 """Every mistake has its designed message, hint and exit code, and leaves no file behind."""
 
+import argparse
+import ast
 import os
+import re
+import struct
 import tempfile
+import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +18,8 @@ import pytest
 from colours import COLOURS, Result, described, listing
 from onnx import numpy_helper, parser
 from PIL import Image
+
+from onnxcam import cli
 
 Refused = Callable[..., Result]
 
@@ -262,7 +270,7 @@ def test_a_folder_without_write_permission_is_refused_before_any_work(
     refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, whom no folder refuses
-    refused(["explain", "colours.onnx", "dog.png"], 6, "the folder . is not writable", "--output")
+    refused(["explain", "colours.onnx", "dog.png"], 6, "the folder . is not writable", "choose another folder")
 
 
 def failing(error: OSError | KeyboardInterrupt) -> Callable[..., Any]:
@@ -280,7 +288,7 @@ def test_a_write_that_fails_leaves_nothing_half_written(
     owner = {"mkstemp": tempfile, "replace": Path, "fdopen": os}[step]
     monkeypatch.setattr(owner, step, full)
     arguments = ["explain", "colours.onnx", "dog.png", "-o", "out.png"]
-    refused(arguments, 6, "out.png cannot be written: No space left on device", "--output")
+    refused(arguments, 6, "out.png cannot be written: No space left on device", "choose another place")
 
 
 def test_an_interrupt_while_writing_leaves_the_old_file_and_no_temporary_one(
@@ -326,3 +334,74 @@ def test_an_unfit_map_is_reported_on_screen_and_still_written(
         if text == NAN:
             assert overlay.tobytes() == picture.tobytes()  # uncoloured
         assert overlay.size == picture.size
+
+
+SOURCES = Path(cli.__file__).parent
+SAID = r"`(?:(onnxcam \w+)[^`]*? )?(--[a-z][a-z-]*)"
+COMMANDS: dict[str, argparse.ArgumentParser] = cli._parsed(["ops"]).commands
+
+
+@cache
+def texts_that_name_options() -> list[str]:
+    """Every string literal of the package that has an option between backticks; what is filled in is `X`."""
+    found = []
+    for path in sorted(SOURCES.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        whole = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+        parts = {id(part) for node in whole for part in node.values}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(p.value if isinstance(p, ast.Constant) else "X" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+                found.append(node.value)
+    return [text for text in found if re.search(SAID, text)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_that_a_hint_names_is_one_of_the_command_that_it_is_said_of(command: str) -> None:
+    """Whichever command a hint ends up in: what it names is this command's option, or said with another's name."""
+    texts = texts_that_name_options()
+    assert len(texts) > 40
+    known = {parser.prog: parser.format_help() for parser in COMMANDS.values()}
+    for text in texts:
+        hint = cli._reachable(text, COMMANDS[command], COMMANDS)
+        for other, option in re.findall(SAID, hint):
+            mine = known[other or f"onnxcam {command}"]
+            assert re.search(rf"^ +(-\w( \S+)?, )?{option}\b(?!-)", mine, re.MULTILINE), f"{hint!r} names {option}"
+
+
+TWO_INPUTS = """
+    <ir_version: 8, opset_import: ["" : 18]>
+    both (float[N,3,8,8] a, float[N,3,8,8] b) => (float[N,3] y)
+    { s = Add(a, b) r = Relu(s) p = GlobalAveragePool(r) y = Flatten(p) }"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "hint"),
+    [
+        (["explain", "both.onnx", "dog.png"], 3, "say which: `--input NAME`"),
+        (["evaluate", "both.onnx", "."], 3, "say which: `onnxcam explain --input NAME`"),
+        (["explain", "colours.onnx", "vast.png"], 5, "file, `--max-pixels N`,"),
+        (["compare", "colours.onnx", "vast.png"], 5, "file, `onnxcam explain --max-pixels N`,"),
+        (["layers", "colours.onnx", "--preview", "vast.png"], 5, "file, `onnxcam explain --max-pixels N`,"),
+        (["compare", "blind.onnx", "dog.png"], 4, "name a value with `--layers` and"),
+        (["check", "blind.onnx"], 4, "choose a value with `onnxcam explain --layer`; where sizes are dynamic, bind"),
+    ],
+)
+def test_a_hint_names_what_the_command_has_else_a_command_that_has_it(
+    argv: list[str], code: int, hint: str, onnxcam: Callable[..., Result]
+) -> None:
+    saved(TWO_INPUTS, "both.onnx")
+    saved(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,3] y) '
+        "{ p = GlobalAveragePool(x) y = Flatten(p) }",
+        "blind.onnx",
+    )
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0), b"IDAT": b""}
+    framed = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    ]
+    spoil("vast.png", b"\x89PNG\r\n\x1a\n" + b"".join(framed))
+    result = onnxcam(*argv)
+    assert result.code == code and hint in result.err.partition("hint: ")[2]
