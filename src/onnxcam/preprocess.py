@@ -304,6 +304,7 @@ class Preprocess:
 
 
 _HINT = f"correct the arguments, or the value of `{METADATA_KEY}` in the model's metadata"
+_OF_COLOUR = "found 3 values, but `gray` pictures have 1 channel"
 
 
 def _is_integer(value: Any) -> bool:
@@ -377,11 +378,10 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
             names = expected.removeprefix("one of ").split(", ")
             problems.append(f"{key}: found {value!r}{_did_you_mean(value, names)}, expected {expected}")
     if "channels" in good:
-        C = _CHANNELS[values["channels"]]
         problems += [
-            f"{key}: found {len(values[key])} values, expected 1 or {C} for channels {values['channels']}"
+            f"{key}: {_OF_COLOUR}"
             for key in ("mean", "std", "pad")
-            if key in good and not _is_integer(values[key]) and len(values[key]) not in (1, C)
+            if key in good and not _is_integer(values[key]) and len(values[key]) > _CHANNELS[values["channels"]]
         ]
     if {"quantization", "dtype"} <= good and values["quantization"] is not None:
         dtype, zero_point = values["dtype"], values["quantization"][1]
@@ -400,7 +400,9 @@ def _did_you_mean(found: Any, names: Any) -> str:
 def _refuse(problems: list[str]) -> None:
     if problems:
         listed = problems[0] if len(problems) == 1 else "".join(f"\n  {problem}" for problem in problems)
-        raise UsageError(f"preprocessing settings: {listed}", _HINT)
+        gray = all(problem.endswith(_OF_COLOUR) for problem in problems)
+        rather = "choose `--channels rgb` or `bgr` where the model takes colour; else " if gray else ""
+        raise UsageError(f"preprocessing settings: {listed}", rather + _HINT)
 
 
 def imagenet_defaults(

@@ -242,6 +242,15 @@ def test_settings_that_contradict_the_defaults_beside_them_are_refused(
     refused(["explain", "plain.onnx", "dog.png", *options], 2, message, hint)
 
 
+@pytest.mark.parametrize("command", ["explain", "compare"])
+def test_gray_beside_the_defaults_of_a_colour_model_says_what_the_model_takes(command: str, refused: Refused) -> None:
+    saved(COLOURS, "plain.onnx")
+    said = "  mean: found 3 values, but `gray` pictures have 1 channel\n  std: found 3 values"
+    advice = "choose `--channels rgb` or `bgr` where the model takes colour"
+    refused([command, "plain.onnx", "dog.png", "--channels", "gray"], 2, said, advice)
+    assert "rgb" not in refused([command, "plain.onnx", "dog.png", "--std", "0"], 2, "std: ", "correct the").err
+
+
 OUTPUTS: dict[str, tuple[str, str, str]] = {
     "in a folder that is not there": (
         "missing/out.png",

@@ -443,9 +443,12 @@ def test_every_bad_value_is_named_with_what_was_expected(key, value, said):
 
 
 def test_values_that_contradict_each_other_are_named():
-    assert "mean: found 3 values, expected 1 or 1 for channels gray" in refusal(
-        lambda: Preprocess((4, 4), mean=(1, 2, 3), channels="gray")
-    )
+    for key in ("mean", "std", "pad"):
+        three = {key: (1, 2, 3)}
+        said = f"preprocessing settings: {key}: found 3 values, but `gray` pictures have 1 channel"
+        assert refusal(lambda three=three: Preprocess((4, 4), **three, channels="gray")) == said
+        assert refusal(lambda three=three: Preprocess.from_json({"size": [4, 4], "channels": "gray", **three})) == said
+        assert Preprocess((4, 4), **three, channels="bgr").channels == "bgr"
     assert "found zero point 200, expected one in the range of int8" in refusal(
         lambda: Preprocess((4, 4), dtype="int8", quantization=(1.0, 200))
     )
