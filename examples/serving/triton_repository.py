@@ -38,7 +38,7 @@ def tensor(value: ValueInfoProto, batched: bool, labels: bool = False) -> str:
         f"data_type: {DATA_TYPES[value.type.tensor_type.elem_type]}",
         f"dims: [ {', '.join(map(str, shape or [1]))} ]",
     ]
-    if not shape:  # one number per sample: Triton wants at least one axis behind the batch
+    if batched and not shape:  # one number per sample: Triton wants an axis behind the batch, and takes it away again
         lines.append("reshape: { shape: [ ] }")
     if labels:
         lines.append('label_filename: "labels.txt"')
@@ -54,7 +54,7 @@ def configuration(model: onnx.ModelProto, name: str, max_batch: int, labelled: s
     optional = [i.name for i in model.graph.input if i.name in given]
     if optional:
         raise ValueError(
-            f"input `{optional[0]}` has a default, which Triton does not see: export with --class-input required"
+            f"input `{optional[0]}` has a default, which Triton cannot batch: export with --class-input required"
         )
     values = [*model.graph.input, *model.graph.output]
     batched = all(not dims(v) or dims(v)[0] == -1 for v in values)

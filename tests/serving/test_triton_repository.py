@@ -129,6 +129,16 @@ def test_a_batch_that_is_built_in_stays_an_axis(triton: Any, tmp_path: Path) -> 
     fed_and_returned(config, tmp_path / "repository" / "one" / "1" / "model.onnx", 0)
 
 
+def test_a_scalar_beside_a_built_in_batch_is_one_axis_without_a_reshape(triton: Any) -> None:
+    # An empty reshape is refused by Triton where max_batch_size is 0: "scalar tensors are not supported".
+    values = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, d) for n, d in (("x", [1, 4]), ("highest", []))]
+    node = helper.make_node("ReduceMax", ["x"], ["highest"], keepdims=0)
+    text = triton.configuration(helper.make_model(helper.make_graph([node], "g", values[:1], values[1:])), "m", 4)
+    config = text_format.Parse(text, model_config()())
+    assert (config.max_batch_size, list(config.input[0].dims), list(config.output[0].dims)) == (0, [1, 4], [1])
+    assert not config.output[0].HasField("reshape")
+
+
 def test_external_weights_lie_beside_the_model(triton: Any, tmp_path: Path) -> None:
     onnx.save(onnx.load(DEMO), tmp_path / "d.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     export(tmp_path / "d.onnx", tmp_path / "d.cam.onnx", class_input="none", threads=1)
@@ -152,6 +162,6 @@ def test_a_class_with_a_default_is_refused_and_nothing_is_written(tmp_path: Path
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "error: input `class_index` has a default, which Triton does not see: export with --class-input required\n"
+        "error: input `class_index` has a default, which Triton cannot batch: export with --class-input required\n"
     )
     assert not (tmp_path / "repository").exists()
