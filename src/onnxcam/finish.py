@@ -234,43 +234,42 @@ def _sources(cells: int, pixels: int) -> tuple[npt.NDArray[np.float64], npt.NDAr
     return at, np.floor(at).astype(np.intp)
 
 
-def model_input(op: Builder, picture: str, settings: Preprocess) -> str:
-    """What the model takes, from pictures (N, H, W, 3) uint8 of its own size: `Preprocess` without the resize.
+def affine(op: Builder, values: str, factors: npt.NDArray[np.float64], shifts: npt.NDArray[np.float64]) -> str:
+    """factor x - shift of values (N, C, ...), of each of the C its own: one pass, where `Mul` and `Sub` are two."""
+    zeros, ones = op.floats(np.zeros(len(factors))), op.floats(np.ones(len(factors)))
+    return str(op.BatchNormalization(values, op.floats(factors), op.floats(-shifts), zeros, ones, epsilon=0.0))
 
-    `DequantizeLinear` is a cast and a product at once, `QuantizeLinear` the way back with rounding and saturation.
-    """
-    planes, gray = settings.layout == "nchw", settings.channels == "gray"
+
+def model_input(op: Builder, picture: str, settings: Preprocess) -> str:
+    """What the model takes, from pictures (N, H, W, 3) uint8 of its own size: `Preprocess` without the resize."""
+    planes, gray, (height, width) = settings.layout == "nchw", settings.channels == "gray", settings.size
     pixels = op.Transpose(picture, perm=[0, 3, 1, 2]) if planes and not gray else picture
     if settings.channels == "bgr":
         pixels = op.Gather(pixels, [2, 1, 0], axis=1 if planes else 3)
-    if not gray and settings.unchanged:
+    if settings.unchanged:
         return str(op.Identity(pixels))
-    factor, shift = settings.scale / np.asarray(settings.std), np.asarray(settings.mean) / np.asarray(settings.std)
-    rows = not (planes or gray) and factor.size * shift.size > 1  # at a time: an axis of 3 is slow to broadcast
-
-    def per_channel(numbers: npt.NDArray[np.float64]) -> str:
-        if numbers.size == 1:
-            return op.floats(numbers.reshape(()))
-        return op.floats(numbers.reshape(3, 1, 1) if planes else np.tile(numbers, settings.size[1]))
-
+    C = 1 if gray else 3
+    std = np.broadcast_to(settings.std, C)
+    factors, shifts = settings.scale / std, np.broadcast_to(settings.mean, C) / std
     if gray:  # Pillow's "L": whole numbers below 2^24 are exact in float32
         weighted = op.MatMul(op.Cast(pixels, to=op.dtype), op.floats([[19595], [38470], [7471]]))
         values = op.Floor(op.Mul(op.Add(op.Reshape(weighted, [0, 0, -1]), 32768.0), 2.0**-16))
-        values = op.Mul(values, per_channel(factor)) if (factor != 1).any() else values
-    elif rows:
-        values = op.Cast(op.Reshape(pixels, [0, 0, -1]), to=op.dtype)
-        values = op.Mul(values, per_channel(factor)) if (factor != 1).any() else values
-    elif (factor != 1).any():
-        values = op.DequantizeLinear(pixels, op.floats(factor if factor.size > 1 else factor.reshape(())), axis=1)
+    else:  # rows (N, H, 3 W) where channels come last: an axis of 3 is slow to broadcast
+        values = op.Cast(pixels if planes else op.Reshape(pixels, [0, 0, -1]), to=op.dtype)
+    if planes and not gray:
+        values = affine(op, values, factors, shifts)
+    elif len({*factors}) == len({*shifts}) == 1:
+        values = affine(op, values, np.repeat(factors[:1], height), np.repeat(shifts[:1], height))
     else:
-        values = op.Cast(pixels, to=op.dtype)
-    if shift.any():
-        values = op.Sub(values, per_channel(shift))
-    if rows or gray:
-        values = op.Reshape(values, [0, 1, *settings.size] if planes else [0, *settings.size, 1 if gray else 3])
+        values = op.Sub(op.Mul(values, op.floats(np.tile(factors, width))), op.floats(np.tile(shifts, width)))
+    if gray or not planes:
+        values = op.Reshape(values, [0, 1, height, width] if planes else [0, height, width, C])
     kind = np.dtype(settings.dtype)
     step, zero = settings.quantization or (1.0, 0)
-    if kind in (np.uint8, np.int8):
+    if settings.quantization and kind in (
+        np.uint8,
+        np.int8,
+    ):  # alone, OpenVINO would take a float model for a quantised
         return str(op.QuantizeLinear(values, op.floats(step), op.constant(np.array(zero, kind))))
     if kind.kind != "f":
         low, high = np.iinfo(kind).min, np.iinfo(kind).max
@@ -292,28 +291,26 @@ def clipped(op: Builder, maps: str, size: Size, percentile: float) -> str:
     return str(op.Min(op.Div(maps, op.Add(top, zero)), 1.0))
 
 
-_UP = 1 - 2.0**-18  # a step a hair too small: QuantizeLinear rounds halves to even, and they have to go up
-
-
 def overlaid(op: Builder, picture: str, maps: Enlarged, size: Size, colors: str, opacity: float) -> str:
     """(N, H, W, 3) uint8: the picture with maps (N, H, W) in [0, 1] blended over it, as `render.overlay` does.
 
     Colours are looked up and within 1 of 255. Looking up is slow; those of `jet` are computed where the maps are
     enlarged ones, not rounded to one of 256 before, and so within 2 opacity + 1.
     """
-    if colors == "jet" and maps.rows is not None and maps.columns is not None and 0 < opacity < 1:
-        # max(0, min(1, 1.5 - |4 v - peak|)) of three channels side by side; all in units of opacity.
+    strength, keep = 255 * opacity, 1 - opacity
+    if colors == "jet" and maps.rows is not None and maps.columns is not None:
+        # strength (1.5 - |4 v - peak|), cut off at 0 and strength, of three channels side by side.
         thrice = op.Reshape(op.Expand(op.Unsqueeze(maps.columns, [2]), [1, 1, 3]), [0, -1])
         peaks = np.tile([[3.0, 2.0, 1.0]], size[1])
-        weights = op.Concat(op.Mul(thrice, 4.0), op.floats(-peaks), axis=0)
+        weights = op.Concat(op.Mul(thrice, 4 * strength), op.floats(-strength * peaks), axis=0)
         distance = op.Abs(op.MatMul(op.Pad(maps.rows, [0, 0, 0, 0, 0, 1], 1.0), weights))
-        color = op.HardSigmoid(distance, alpha=-1.0, beta=1.5)
-        faded = op.DequantizeLinear(op.Reshape(picture, [0, size[0], -1]), op.floats((1 - opacity) / (255 * opacity)))
-        blend = op.QuantizeLinear(op.Add(color, faded), op.floats(_UP / (255 * opacity)))
+        missing = op.Clip(distance, 0.5 * strength, 1.5 * strength)
+        rowwise = op.Cast(op.Reshape(picture, [0, size[0], -1]), to=op.dtype)
+        brightest = affine(op, rowwise, np.full(size[0], keep), np.full(size[0], -1.5 * strength - 0.5))
+        blend = op.Cast(op.Sub(brightest, missing), to=TensorProto.UINT8)
         return str(op.Reshape(blend, [0, *size, 3]))
     # By way of uint8, what is not a number becomes some colour, never an index out of range.
     level = op.Cast(op.Cast(op.Add(op.Mul(maps.values, 255.0), 0.5), to=TensorProto.UINT8), to=TensorProto.INT32)
-    table = op.floats(colormap(colors).astype(np.float64) * opacity)
-    faded = op.Mul(op.Cast(picture, to=op.dtype), 1 - opacity)
-    blend = op.Add(faded, op.Gather(table, level, axis=0))
-    return str(op.QuantizeLinear(blend, _UP))
+    table = op.floats(colormap(colors).astype(np.float64) * opacity + 0.5)
+    faded = op.Mul(op.Cast(picture, to=op.dtype), keep)
+    return str(op.Cast(op.Add(faded, op.Gather(table, level, axis=0)), to=TensorProto.UINT8))
