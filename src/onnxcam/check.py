@@ -46,6 +46,7 @@ class LayerReport:
 class CheckReport:
     """What `onnxcam check` prints; `problem` says why the model cannot be explained, None when it can.
 
+    scores: the values of the model that what is explained is made of, the first is `head.logits`.
     depth: how many operators lie between the picture and the score; a layer's own depth counts them from the picture.
     """
 
@@ -57,6 +58,7 @@ class CheckReport:
     layers: tuple[LayerReport, ...]
     automatic_name: str | None
     problem: UnsupportedError | None
+    scores: tuple[str, ...] = ()
     depth: int = 0
 
     @property
@@ -190,4 +192,4 @@ def check(
     elif not any(report.methods for report in layers):
         kinds = ", ".join(layers[0].blockers)
         problem = UnsupportedError(f"no layer reaches `{head.logits}`: no derivative rule for {kinds}", "report it")
-    return CheckReport(file, graph, image, bound, head, layers, automatic, problem, found.depth)
+    return CheckReport(file, graph, image, bound, head, layers, automatic, problem, kind.reads, found.depth)

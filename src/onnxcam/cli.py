@@ -966,21 +966,15 @@ def _report(explainer: Explainer, results: Sequence[tuple[Explanation, Path]], a
 
 def _layers(arguments: argparse.Namespace) -> int:
     from onnxcam import _console as console
-    from onnxcam.check import check, layer_json
+    from onnxcam.check import layer_json
 
-    report = check(arguments.model, size=arguments.size, input_layout=arguments.input_layout, **_inputs(arguments))
+    detector, report = _checked(arguments)
+    if detector is not None and arguments.preview is not None:
+        raise UnsupportedError(
+            "the sheet is of a class, and this model is a detector", "`onnxcam explain --layer NAME` shows one layer"
+        )
     if report.head is None and report.problem is not None:
-        from onnxcam.detection.read import checked
-
-        found = checked(arguments.model, arguments.size, arguments.input_layout, **_inputs(arguments))
-        if found is None:
-            raise report.problem
-        if arguments.preview is not None:
-            raise UnsupportedError(
-                "the sheet is of a class, and this model is a detector",
-                "`onnxcam explain --layer NAME` shows one layer",
-            )
-        report = found[1]
+        raise report.problem
     shown = report.layers if arguments.preview is None else _preview(arguments, report)
     if arguments.json:
         console.print_json([layer_json(layer) for layer in shown])
@@ -1040,22 +1034,32 @@ def _possible(methods: Sequence[str]) -> str:
     return f"all but {', '.join(missing)}" if len(missing) < len(methods) else ", ".join(methods) or "none"
 
 
+def _checked(arguments: argparse.Namespace) -> tuple[str | None, CheckReport]:
+    """What kind of detector a model is, in words, and the report; None of a model that `explain` takes for none."""
+    from onnxcam.check import check
+    from onnxcam.detection import looks_like_detector
+    from onnxcam.detection.read import checked
+    from onnxcam.graph.read import read
+
+    file = read(arguments.model)
+    where = {"size": arguments.size, "input_layout": arguments.input_layout, **_inputs(arguments)}
+    found = checked(file, **where) if looks_like_detector(file, **where) else None
+    return found or (None, check(file, **where))
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from onnxcam import _console as console
-    from onnxcam.check import check
 
-    where = {"size": arguments.size, "input_layout": arguments.input_layout, **_inputs(arguments)}
-    report = check(arguments.model, **where)
-    detector = None
-    if report.head is None:
-        from onnxcam.detection.read import checked
-
-        detector, report = checked(arguments.model, **where) or (None, report)
+    detector, report = _checked(arguments)
     verification = None
     if arguments.verify:
         from onnxcam.verify import verify
 
-        verification = verify(arguments.model, layer=arguments.layer, **where)
+        shown = report.automatic.layer.name if report.automatic is not None else None
+        verification = verify(
+            report.file, layer=arguments.layer or shown, scores=report.scores, size=report.size,
+            input_layout=arguments.input_layout, **_inputs(arguments),
+        )  # fmt: skip
     failed = verification is not None and not verification.verified
     if arguments.json:
         extra = {"verification": verification.to_json()} if verification else {}
@@ -1079,7 +1083,11 @@ def _check(arguments: argparse.Namespace) -> int:
             f"error {verification.error:.1e} over {verification.directions} directions, "
             f"{verification.oracle} differences"
         )
+        if detector is not None:
+            console.print_line(f"         of {_few(verification.outputs)}")
         if failed:
+            if verification.derivative == 0:
+                console.print_note("nothing was compared: on a picture of noise this layer moves nothing behind it")
             if verification.oracle == "float32":
                 console.print_note(
                     "so much behind this layer leaves rounding and kinks in the differences: try a later `--layer`"
@@ -1110,6 +1118,10 @@ def _check(arguments: argparse.Namespace) -> int:
     console.print_line("")
     console.print_line("explainable: yes")
     return 0
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _methods(arguments: argparse.Namespace) -> int:

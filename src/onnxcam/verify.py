@@ -7,7 +7,7 @@ values moved a little along seeded random directions.
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,13 @@ Evaluate = Callable[[Array], Doubles]
 TOLERANCE = {"float64": 1e-3, "float32": 1e-2}
 
 # Heads of at most this many multiplications run in float64 on onnx.reference: some seconds in NumPy. Larger ones run in
-# float32, where beyond a few layers the kinks of many units drown the difference: choose a later layer for those.
+# float32 first, and in float64 where curvature, rounding and the kinks of many units drown the difference. The largest
+# have float32 alone: choose a later layer for those.
 SMALL_HEAD = 60_000_000
+LARGE_HEAD = 1_000_000_000
+# Relative to the layer's largest activation, tried until one agrees: a small one jumps over fewer kinks (two near
+# maxima of a window), a large one loses fewer digits.
+STEPS = {"float64": (1e-7, 1e-6, 1e-8), "float32": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
 
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, *_HALF)
@@ -49,8 +54,9 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, *_HALF)
 class Verification:
     """What was compared: largest `error` over the `directions`, relative to the largest derivative among them.
 
-    oracle: `float64` (onnx.reference) or `float32` (ONNX Runtime); of a sweep of steps the best. step: relative to the
-    layer's largest activation. derivative: the largest directional derivative; 0 means that nothing was tested.
+    outputs: what was differentiated. oracle: `float64` (onnx.reference) or `float32` (ONNX Runtime). step: relative to
+    the layer's largest activation; the first that agreed, else the best of several. derivative: the largest directional
+    derivative; 0 means that nothing was tested.
     """
 
     layer: str
@@ -85,6 +91,7 @@ def verify(
     source: ModelSource,
     *,
     layer: str | None = None,
+    scores: Sequence[str] = (),
     size: Size | None = None,
     input_layout: str | None = None,
     input_name: str | None = None,
@@ -92,15 +99,18 @@ def verify(
     seed: int = 0,
     directions: int = 3,
 ) -> Verification:
-    """Compare the gradient at `layer` (default: the automatic one) with central differences on one noise picture.
+    """Compare the gradient at `layer` with central differences on one noise picture.
 
-    What is differentiated is a seeded projection: of the logits of a classifier, else of every float output.
+    layer: default the automatic one of a classifier, else the deepest map with weights behind it, before all outputs.
+    scores: values whose seeded projection is differentiated, `CheckReport.scores` of what a model is explained by;
+    default the logits of a classifier, else every output. Each is stepped back to the floats that it is made of, before
+    a final activation and before what TopK or NonMaxSuppression choose of it.
 
     Raises: UnsupportedError where a head cannot be made differentiable, and what the gradient itself raises.
     """
     file = read(source)
     graph, image, bound = open_graph(file, size=size, input_layout=input_layout, input_name=input_name, feeds=feeds)
-    classifier, outputs = _ends(graph)
+    classifier, outputs = (False, _floats(graph, scores)) if scores else _ends(graph)
     chosen = layer or _default_layer(graph, image, outputs, classifier)
     if chosen not in graph:
         chosen = Layers(graph, image.name, image.layout, outputs[0]).named(chosen).name
@@ -118,18 +128,23 @@ def verify(
     gradient = _symbolic(head, chosen, start, feeds, projections)
     moves = [rng.standard_normal(start.shape) for _ in range(directions)]
     claimed = np.array([float((gradient * move).sum()) for move in moves])
-    oracle, evaluate = _evaluator(head, chosen, start, feeds, projections)
-    # Several steps: a small one jumps over fewer kinks (two near maxima of a window), a large one loses fewer digits.
-    steps = (1e-6, 1e-7, 1e-8) if oracle == "float64" else (3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
-    best: tuple[float, float, float] = (math.inf, steps[0], 0.0)
-    for step in steps:
-        h = step * scale
-        sides = [(evaluate(start + h * move).sum(), evaluate(start - h * move).sum()) for move in moves]
-        found = np.array([(ahead - behind) / (2 * h) for ahead, behind in sides])
-        largest = float(max(np.abs(found).max(), np.abs(claimed).max()))
-        error = float(np.abs(found - claimed).max()) / largest if largest else 0.0
-        best = min(best, (error, step, largest))
-    return Verification(chosen, tuple(outputs), oracle, best[1], directions, best[0], best[2])
+    result: Verification | None = None
+    for oracle, evaluate in _evaluators(head, chosen, start, feeds, projections):
+        best: tuple[float, float, float] = (math.inf, 0.0, 0.0)
+        for step in STEPS[oracle]:
+            h = step * scale
+            sides = [(evaluate(start + h * move).sum(), evaluate(start - h * move).sum()) for move in moves]
+            found = np.array([(ahead - behind) / (2 * h) for ahead, behind in sides])
+            largest = float(max(np.abs(found).max(), np.abs(claimed).max()))
+            error = float(np.abs(found - claimed).max()) / largest if largest else 0.0
+            best = min(best, (error, step, largest))
+            if error <= TOLERANCE[oracle]:
+                break
+        result = Verification(chosen, tuple(outputs), oracle, best[1], directions, best[0], best[2])
+        if result.verified:
+            break
+    assert result is not None
+    return result
 
 
 def _ends(graph: Graph) -> tuple[bool, list[str]]:
@@ -137,11 +152,50 @@ def _ends(graph: Graph) -> tuple[bool, list[str]]:
     try:
         return True, [classifier_head(graph).logits]
     except UnsupportedError:
-        ends = [_stepped_back(graph, o) for o in graph.outputs]
+        return False, _floats(graph, graph.outputs)
+
+
+def _floats(graph: Graph, values: Sequence[str]) -> list[str]:
+    """What the values are made of, before a final activation, ArgMax, quantisation or choice."""
+    ends = [_stepped_back(graph, end) for value in values for end in _unchosen(graph, value)]
     found = list(dict.fromkeys(e for e in ends if e is not None))
     if not found:
         raise UnsupportedError("no output holds floats", "there is nothing to differentiate in this model")
-    return False, found
+    return found
+
+
+def _unchosen(graph: Graph, value: str) -> list[str]:
+    """What a value was chosen from by TopK or NonMaxSuppression, itself where nothing was chosen.
+
+    The least move of a layer may change what is chosen, and has no derivative there.
+    """
+    node = graph.producer(value)
+    if node is None:
+        return [value]
+    if node.op_type == "TopK" or (node.op_type.startswith("Gather") and _chooses(graph, node.inputs[1])):
+        return _unchosen(graph, node.inputs[0])
+    moved = node.inputs if node.op_type == "Concat" else node.inputs[:1] if node.op_type in _MOVES else []
+    found = [end for name in moved for end in _unchosen(graph, name)]
+    return [value] if found == list(moved) else found
+
+
+def _chooses(graph: Graph, index: str) -> bool:
+    """Whether an index depends on values, not on shapes and constants alone."""
+    waiting, seen = [index], set[str]()
+    while waiting:
+        name = waiting.pop()
+        node = graph.producer(name)
+        if node is None or name in seen or node.op_type == "Shape":
+            continue
+        if node.op_type in _CHOICES:
+            return True
+        seen.add(name)
+        waiting.extend(node.inputs)
+    return False
+
+
+_CHOICES = ("TopK", "NonMaxSuppression", "NonZero", "ArgMax", "ArgMin")
+_MOVES = ("Identity", "Cast", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split")
 
 
 def _stepped_back(graph: Graph, value: str) -> str | None:
@@ -203,10 +257,11 @@ def _symbolic(
     return Session(model).run({layer: start, **feeds}, [total])[total].astype(np.float64)
 
 
-def _evaluator(
+def _evaluators(
     head: ModelProto, layer: str, start: Array, feeds: Mapping[str, Array], projections: Mapping[str, Doubles]
-) -> tuple[str, Evaluate]:
-    """The projected outputs as a function of the layer, in float64 where the head is small and onnx.reference right."""
+) -> Iterator[tuple[str, Evaluate]]:
+    """The projected outputs as a function of the layer, the one to ask first, first: in float64 where onnx.reference is
+    right and in time, in float32 before that where it is slow."""
     session = Session(head)
 
     def float32(a: Array) -> Doubles:
@@ -214,8 +269,11 @@ def _evaluator(
         return np.array([float((got[o].astype(np.float64) * p).sum()) for o, p in projections.items()])
 
     shapes = {layer: start.shape, **{n: a.shape for n, a in feeds.items()}}
-    if multiply_adds(Graph(head, shapes=shapes)) > SMALL_HEAD:
-        return "float32", float32
+    work = multiply_adds(Graph(head, shapes=shapes))
+    if work > SMALL_HEAD:
+        yield "float32", float32
+    if work > LARGE_HEAD:
+        return
     from onnx.reference import ReferenceEvaluator
 
     reference = ReferenceEvaluator(_in_double(head))
@@ -231,7 +289,10 @@ def _evaluator(
     except Exception as error:  # onnx.reference raises whatever its operators raise; the report names the oracle
         logger.info("onnx.reference does not run the head (%s): differences are taken in float32", error)
         agrees = False
-    return ("float64", float64) if agrees else ("float32", float32)
+    if agrees:
+        yield "float64", float64
+    elif work <= SMALL_HEAD:
+        yield "float32", float32
 
 
 def smoothed(model: ModelProto) -> ModelProto:

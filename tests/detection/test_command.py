@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from heads import Net, ssd
+from heads import HEADS, Net, ssd
 from onnx import ModelProto
 from PIL import Image
 
 from onnxcam.cli import main
+from onnxcam.detection import Detector
 
 
 def squares() -> ModelProto:
@@ -142,6 +143,44 @@ def test_check_and_layers_know_a_detector(run: Run, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["Relu_3_0", "(automatic)"]
     assert main(["check", "squares.onnx"]) == 0
     assert "detector yolox: (N, A, 5 + C), boxes not decoded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_check_and_layers_take_for_a_detector_what_explain_does(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, make = HEADS[name]
+    onnx.save(make(), tmp_path / "model.onnx")
+    detector = Detector(make())
+    assert detector.kind == kind
+    assert main(["check", str(tmp_path / "model.onnx")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:-1] if line)
+    assert lines["detector"].startswith(f"{kind}: ") and "score" not in lines
+    assert main(["layers", str(tmp_path / "model.onnx"), "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)[0]["name"]
+    assert (first,) == detector.explainer.layers
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_gradient_of_every_kind_is_verified_at_the_layer_that_check_shows(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of what TopK or NonMaxSuppression choose from, where they do: the least move may change the choice."""
+    onnx.save(HEADS[name][1](), tmp_path / "model.onnx")
+    assert main(["check", str(tmp_path / "model.onnx"), "--verify", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    found = report["verification"]
+    assert found["layer"] == report["automatic"] is not None
+    assert found["verified"] and found["oracle"] == "float64"
+    assert found["error"] < 1e-5 and found["derivative"] > 1
+
+
+def test_what_is_verified_is_what_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of SSD the class scores; its other output, the boxes, is not part of them."""
+    onnx.save(ssd(), tmp_path / "model.onnx")
+    assert main(["check", str(tmp_path / "model.onnx"), "--verify"]) == 0
+    said = capsys.readouterr().out
+    assert "gradient verified at Relu_1_0: relative error" in said and "\n         of scores\n" in said
 
 
 def test_boxes_and_another_target_are_refused(run: Run) -> None:

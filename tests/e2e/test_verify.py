@@ -1,6 +1,7 @@
 """`onnxcam check --verify`: every real model passes, a wrong rule and an unknown operator do not."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,27 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from onnxcam.autodiff.registry import RULES, Rule
 from onnxcam.check import check
 from onnxcam.cli import main
-from onnxcam.verify import smoothed, verify
+from onnxcam.verify import STEPS, smoothed, verify
 
 pytest.importorskip("onnxruntime")
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"
 MODELS = sorted(SHARED.glob("*.onnx"))
+SLOW = ("espnetv2_s1_voc256", "yolox_nano_416")  # half a minute each in three directions
 
 
 @pytest.mark.skipif(not MODELS, reason="the shared models are not here")
 @pytest.mark.parametrize("file", MODELS, ids=lambda f: f.stem)
-def test_every_real_model_is_verified(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_real_model_is_verified_at_the_layer_that_check_shows(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if file.stem in SLOW:
+        monkeypatch.setattr("onnxcam.verify.verify", partial(verify, directions=1))
     assert main(["check", str(file), "--verify", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["verification"]
+    report = json.loads(capsys.readouterr().out)
+    found = report["verification"]
     assert found["verified"]
+    assert found["layer"] == report["automatic"]
     assert found["error"] <= (1e-3 if found["oracle"] == "float64" else 1e-2)
     assert found["derivative"] > 0
     assert set(found) >= {"verified", "error", "step", "directions", "oracle"}
@@ -72,6 +80,47 @@ def test_a_right_network_is_verified_in_float64() -> None:
     assert found.verified
     assert found.oracle == "float64"
     assert found.error < 1e-5
+
+
+def segmenter() -> onnx.ModelProto:
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 18]>
+        net (float[1,3,16,16] x, float[4,3,3,3] w, float[5,4,3,3] v) => (float[1,5,16,16] y)
+        <float[4] s = {1, 1, 2, 2}> {
+          c = Conv<pads=[1,1,1,1]>(x, w)
+          fine = Relu(c)
+          coarse = AveragePool<kernel_shape=[2,2], strides=[2,2]>(fine)
+          enlarged = Resize<mode="linear">(coarse, , s)
+          last = Relu(enlarged)
+          y = Conv<pads=[1,1,1,1]>(last, v)
+        }""")
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (4, 3, 3, 3)), ("v", (5, 4, 3, 3))):
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    del model.graph.input[1:]
+    return model
+
+
+def test_the_gradient_of_a_segmenter_is_verified_at_the_layer_that_check_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", saved(segmenter(), tmp_path), "--verify", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["verification"]["layer"] == report["automatic"] == "coarse"
+    assert report["verification"]["error"] < 1e-5
+    assert main(["check", str(tmp_path / "net.onnx"), "--verify", "--layer", "last", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verification"]["layer"] == "last"
+
+
+def test_differences_that_float32_drowns_are_taken_again_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxcam.verify.SMALL_HEAD", 0)
+    assert verify(network(), layer="c").oracle == "float32"
+    monkeypatch.setitem(STEPS, "float32", (1e-7,))  # less than a float32 resolves
+    again = verify(network(), layer="c")
+    assert (again.verified, again.oracle) == (True, "float64")
+    monkeypatch.setattr("onnxcam.verify.LARGE_HEAD", 0)
+    drowned = verify(network(), layer="c")
+    assert (drowned.verified, drowned.oracle) == (False, "float32")
 
 
 @pytest.mark.parametrize("kind", ["Sigmoid", "Tanh", "GlobalAveragePool", "Gemm"])
