@@ -147,9 +147,7 @@ class Explainer:
             options=method_options,
             lean=True,
             summed=not eigen_smooth,
-            blocks=runtime == "onnxruntime"
-            and (providers or ("cpu",))[0].lower().startswith("cpu")
-            and platform.machine() in ("x86_64", "AMD64"),
+            blocks=(providers or ("cpu",))[0].lower().startswith("cpu") and platform.machine() in ("x86_64", "AMD64"),
         )
         notes = list(graph.notes)
         dense = (explained.kind.record() or {}).get("kind") == "segmentation"
@@ -189,11 +187,13 @@ class Explainer:
                 "session options and custom operators are ONNX Runtime's", "leave them out with `openvino`"
             )
 
-        def session(rewritten: ModelProto | bytes) -> ModelSession:
+        def session(rewritten: ModelProto | bytes, outputs: Sequence[str] | None = None) -> ModelSession:
             if runtime == "openvino":
                 (config,) = provider_options or ({},)
                 device = (providers or ("CPU",))[0].upper()
-                return OpenVinoSession(rewritten, device=device, config=config, threads=threads, folder=folder)
+                return OpenVinoSession(
+                    rewritten, device=device, config=config, threads=threads, folder=folder, outputs=outputs
+                )
             return Session(
                 rewritten,
                 providers=providers,
@@ -213,7 +213,7 @@ class Explainer:
         whole, name = serialised(explained.model), file.name
         self._explained = e = replace(explained, model=ModelProto(), graph=bare, target_head=None)
         del file, graph, explained, cut_out
-        self._session = session(whole)
+        self._session = session(whole, e.outputs)
         self._heads = [HeadRunner(o.cut.head, session(o.cut.head.model)) for o in e.layers if o.cut is not None]
         notes += self._check_heads(bound) if self._heads else []
         self.notes: tuple[str, ...] = tuple(notes)

@@ -54,7 +54,7 @@ _BLOCKWISE = frozenset({"Add", "BatchNormalization", "Clip", "HardSigmoid", "Mul
 def in_blocks(graph: Graph, layer: Layer) -> bool:
     """Whether ONNX Runtime on x86 holds a layer in blocks of channels, from which channels last are got soonest.
 
-    So it holds what convolutions make, and what it makes of that element by element.
+    So it holds what convolutions make, and what it makes of that element by element. OpenVINO holds them channels last.
     """
     shape, layout = graph.shape(layer.name) or (), layer.layout.kind
     if (
