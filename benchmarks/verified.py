@@ -1,4 +1,5 @@
-"""`python -m benchmarks.verified [MODEL ...]`: the gradient of every shared model against central differences.
+"""`python -m benchmarks.verified [MODEL ...]`: the gradient of every shared model against central differences, at the
+layer that `onnxcam check` shows.
 
 Without arguments: all models in `shared/models` beside the repository.
 """
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 from onnxcam import OnnxCamError
+from onnxcam.detection.read import checked
 from onnxcam.verify import verify
 
 SHARED = Path(__file__).parents[2] / "shared" / "models"
@@ -20,7 +22,9 @@ def main() -> int:
     for file in files:
         start = time.perf_counter()
         try:
-            v = verify(file)
+            _, report = checked(file)
+            shown = report.automatic.layer.name if report.automatic is not None else None
+            v = verify(report.file, layer=shown, scores=report.scores, size=report.size)
         except OnnxCamError as error:
             failed += 1
             print(f"| {file.stem} | | no: {error.message} | | | | |")

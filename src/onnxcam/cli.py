@@ -967,8 +967,11 @@ def _report(explainer: Explainer, results: Sequence[tuple[Explanation, Path]], a
 def _layers(arguments: argparse.Namespace) -> int:
     from onnxcam import _console as console
     from onnxcam.check import layer_json
+    from onnxcam.detection.read import checked
 
-    detector, report = _checked(arguments)
+    detector, report = checked(
+        arguments.model, size=arguments.size, input_layout=arguments.input_layout, **_inputs(arguments)
+    )
     if detector is not None and arguments.preview is not None:
         raise UnsupportedError(
             "the sheet is of a class, and this model is a detector", "`onnxcam explain --layer NAME` shows one layer"
@@ -1034,23 +1037,13 @@ def _possible(methods: Sequence[str]) -> str:
     return f"all but {', '.join(missing)}" if len(missing) < len(methods) else ", ".join(methods) or "none"
 
 
-def _checked(arguments: argparse.Namespace) -> tuple[str | None, CheckReport]:
-    """What kind of detector a model is, in words, and the report; None of a model that `explain` takes for none."""
-    from onnxcam.check import check
-    from onnxcam.detection import looks_like_detector
-    from onnxcam.detection.read import checked
-    from onnxcam.graph.read import read
-
-    file = read(arguments.model)
-    where = {"size": arguments.size, "input_layout": arguments.input_layout, **_inputs(arguments)}
-    found = checked(file, **where) if looks_like_detector(file, **where) else None
-    return found or (None, check(file, **where))
-
-
 def _check(arguments: argparse.Namespace) -> int:
     from onnxcam import _console as console
+    from onnxcam.detection.read import checked
 
-    detector, report = _checked(arguments)
+    detector, report = checked(
+        arguments.model, size=arguments.size, input_layout=arguments.input_layout, **_inputs(arguments)
+    )
     verification = None
     if arguments.verify:
         from onnxcam.verify import verify

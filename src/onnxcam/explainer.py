@@ -1000,9 +1000,11 @@ def _check_channels(settings: Preprocess, image: ImageInput) -> None:
         )
     needed = {"gray": 1}.get(settings.channels, 3)
     if needed != image.channels:
+        taken = {1: "gray", 3: "rgb"}.get(image.channels)
         raise UsageError(
-            f"`{image.name}` takes {image.channels} channels, but `{settings.channels}` pictures have {needed}",
-            "choose `--channels`" if image.channels in (1, 3) else "pass model-ready tensors to `explain_tensor`",
+            f"`{image.name}` takes {image.channels} channel{'s' * (image.channels != 1)}, but `{settings.channels}` "
+            f"pictures have {needed}",
+            f"choose `--channels {taken}`" if taken else "pass model-ready tensors to `explain_tensor`",
         )
 
 

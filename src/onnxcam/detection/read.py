@@ -8,9 +8,9 @@ import numpy as np
 
 from onnxcam.check import CheckReport, check
 from onnxcam.detection.decode import Array
-from onnxcam.detection.detector import Detector, class_terms, opened
+from onnxcam.detection.detector import Detector, class_terms, looks_like_detector, opened
 from onnxcam.detection.neck import shared_map
-from onnxcam.detection.recognise import KINDS, is_detector, recognised
+from onnxcam.detection.recognise import KINDS, recognised
 from onnxcam.detection.target import BoxTarget
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.explained import Size
@@ -38,22 +38,23 @@ def anchors_from(path: str) -> Array:
 
 def checked(
     source: ModelSource, size: Size | None = None, input_layout: str | None = None, **inputs: Any
-) -> tuple[str, CheckReport] | None:
-    """What kind of detector a model is, in words, and its layers, the one that serves all boxes first; None of another
-    model."""
+) -> tuple[str | None, CheckReport]:
+    """What kind of detector a model is, in words, None of another model; and its layers, of a detector the one that
+    serves all boxes first."""
     file = read(source)
-    graph, image, bound = opened(file, size, input_layout, **inputs)
-    if not is_detector(graph, bound):
-        return None
-    try:
-        found = recognised(graph, bound)
-    except UnsupportedError:
-        return None
-    terms = tuple(class_terms(graph, found.layout))
-    layer = shared_map(graph, [term.value for term in terms], image.name, bound)
-    target = BoxTarget(terms, found.layout.classes)
-    report = check(file, size=bound, input_layout=input_layout, target=target, automatic=layer, **inputs)
-    return f"{found.kind}: {KINDS[found.kind][1]}", report
+    if looks_like_detector(file, size=size, input_layout=input_layout, **inputs):
+        graph, image, bound = opened(file, size, input_layout, **inputs)
+        try:
+            found = recognised(graph, bound)
+        except UnsupportedError:
+            found = None
+        if found is not None:
+            terms = tuple(class_terms(graph, found.layout))
+            layer = shared_map(graph, [term.value for term in terms], image.name, bound)
+            target = BoxTarget(terms, found.layout.classes)
+            report = check(file, size=bound, input_layout=input_layout, target=target, automatic=layer, **inputs)
+            return f"{found.kind}: {KINDS[found.kind][1]}", report
+    return None, check(file, size=size, input_layout=input_layout, **inputs)
 
 
 def chosen_boxes(
