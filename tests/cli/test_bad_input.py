@@ -172,7 +172,7 @@ ARGUMENTS: dict[str, tuple[list[str], str, str]] = {
     "unknown provider": (["--provider", "cudaa"], "execution provider `cudaa` is not available", "available: "),
     "size that the file contradicts": (["--size", "9x9"], "takes pictures of 8x8, not 9x9", "leave the size out"),
     "missing labels file": (["--labels", "names.txt"], "names.txt cannot be read: No such file", "one label per line"),
-    "gray for a colour model": (["--channels", "gray"], "takes 3 channels, but `gray` pictures have 1", "--channels rgb"),
+    "gray for a colour model": (["--channels", "gray"], "takes 3 channels, but `gray` pictures", "--channels rgb"),
     "std of 0": (["--std", "0"], "std: ", "correct the arguments"),
     "missing custom operators": (["--custom-ops", "ops.so"], "custom operator library `ops.so`", "shared library"),
 }  # fmt: skip
