@@ -56,8 +56,8 @@ def saliency_maps(
     Raises: UsageError for more than MAX_CELLS values at once.
     """
     alike = bool(views) and views.count(views[0]) == len(views)
-    sizes = (math.prod(view.picture_size) for view in views)
-    if (cells := len(views) * next(sizes) if alike else sum(sizes)) > MAX_CELLS:
+    cells = len(views) * math.prod(views[0].picture_size) if alike else sum(math.prod(v.picture_size) for v in views)
+    if cells > MAX_CELLS:
         raise UsageError(
             f"{len(views)} maps hold {cells:,} values at once, more than {MAX_CELLS:,}",
             "explain fewer classes or smaller pictures at once, or raise `onnxcam.saliency.MAX_CELLS`",
