@@ -246,7 +246,7 @@ def model_input(op: Builder, picture: str, settings: Preprocess) -> str:
     pixels = op.Transpose(picture, perm=[0, 3, 1, 2]) if planes and not gray else picture
     if settings.channels == "bgr":
         pixels = op.Gather(pixels, [2, 1, 0], axis=1 if planes else 3)
-    if settings.unchanged:
+    if settings.unchanged and not gray:
         return str(op.Identity(pixels))
     C = 1 if gray else 3
     std = np.broadcast_to(settings.std, C)

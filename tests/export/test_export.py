@@ -535,11 +535,21 @@ def test_baked_preprocessing_is_the_tensor_that_python_makes(tmp_path: Path, set
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/models")
-@pytest.mark.parametrize("name", ["mnist_cntk8", "mlperf_resnet8_nhwc", "mobilenet_v2_torch_qdq_int8io_nchw"])
-def test_grey_channels_last_and_quantised_inputs_are_baked_too(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "predictions", "heatmap"),
+    [
+        ("mnist_cntk8", 1e-5, 1e-4),
+        ("mlperf_resnet8_nhwc", 1e-5, 1e-4),
+        ("mobilenet_v2_torch_qdq_int8io_nchw", 1e-5, 1e-4),
+        ("squeezenet1_1_fp16_winml", 4e-3, 4e-3),  # ONNX Runtime leaves out the rounding of the pixels to float16
+    ],
+)
+def test_grey_channels_last_quantised_and_half_inputs_are_baked_too(
+    tmp_path: Path, name: str, predictions: float, heatmap: float
+) -> None:
     """`export` compares with Python's own preprocessing, and refuses what differs."""
     done = export(SHARED / f"{name}.onnx", tmp_path / "m.onnx", overlay=True, threads=1)
-    assert done.check is not None and done.check.predictions < 1e-5 and done.check.heatmap < 1e-4
+    assert done.check is not None and done.check.predictions < predictions and done.check.heatmap < heatmap
 
 
 def test_external_weights_stay_in_their_file_and_are_copied_to_another_folder(tmp_path: Path) -> None:
