@@ -416,13 +416,11 @@ class Explainer:
     def _target_head(self) -> HeadRunner | None:
         """The head behind the layer, where it can answer several questions about one picture at once."""
         e, model = self._explained, self._head_model
-        if model is None:
+        shapes = [model.shape(name) for name in (model.layer, *model.crossing)] if model else []
+        if model is None or not all(shapes):
             return None
         head = HeadRunner(model, self._open(model.model))
         rng = np.random.default_rng(0)
-        shapes = [model.shape(name) for name in (model.layer, *model.crossing)]
-        if not all(shapes):
-            return None
         value, *beside = (rng.random((1, *shape), np.float32) for shape in shapes if shape)
         asked = self._named(self._probe(2))
         if e.index in model.chosen:
