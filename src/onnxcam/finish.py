@@ -243,19 +243,24 @@ def affine(op: Builder, values: str, factors: npt.NDArray[np.float64], shifts: n
 def model_input(op: Builder, picture: str, settings: Preprocess) -> str:
     """What the model takes, from pictures (N, H, W, 3) uint8 of its own size: `Preprocess` without the resize."""
     planes, gray, (height, width) = settings.layout == "nchw", settings.channels == "gray", settings.size
-    pixels = op.Transpose(picture, perm=[0, 3, 1, 2]) if planes and not gray else picture
-    if settings.channels == "bgr":
-        pixels = op.Gather(pixels, [2, 1, 0], axis=1 if planes else 3)
+    swapped, perm = settings.channels == "bgr", [0, 3, 1, 2]
+    if swapped:
+        pixels = op.Gather(op.Transpose(picture, perm=perm) if planes else picture, [2, 1, 0], axis=1 if planes else 3)
+    else:
+        pixels = picture
     if settings.unchanged and not gray:
-        return str(op.Identity(pixels))
+        return str(op.Identity(op.Transpose(pixels, perm=perm) if planes and not swapped else pixels))
     C = 1 if gray else 3
     std = np.broadcast_to(settings.std, C)
     factors, shifts = settings.scale / std, np.broadcast_to(settings.mean, C) / std
+    values = op.Cast(pixels, to=op.dtype)  # of the picture itself where that can be, which an overlay reads too
     if gray:  # Pillow's "L": whole numbers below 2^24 are exact in float32
-        weighted = op.MatMul(op.Cast(pixels, to=op.dtype), op.floats([[19595], [38470], [7471]]))
+        weighted = op.MatMul(values, op.floats([[19595], [38470], [7471]]))
         values = op.Floor(op.Mul(op.Add(op.Reshape(weighted, [0, 0, -1]), 32768.0), 2.0**-16))
-    else:  # rows (N, H, 3 W) where channels come last: an axis of 3 is slow to broadcast
-        values = op.Cast(pixels if planes else op.Reshape(pixels, [0, 0, -1]), to=op.dtype)
+    elif not planes:  # rows (N, H, 3 W): an axis of 3 is slow to broadcast
+        values = op.Reshape(values, [0, 0, -1])
+    elif not swapped:
+        values = op.Transpose(values, perm=perm)
     if planes and not gray:
         values = affine(op, values, factors, shifts)
     elif len({*factors}) == len({*shifts}) == 1:
@@ -305,7 +310,7 @@ def overlaid(op: Builder, picture: str, maps: Enlarged, size: Size, colors: str,
         weights = op.Concat(op.Mul(thrice, 4 * strength), op.floats(-strength * peaks), axis=0)
         distance = op.Abs(op.MatMul(op.Pad(maps.rows, [0, 0, 0, 0, 0, 1], 1.0), weights))
         missing = op.Clip(distance, 0.5 * strength, 1.5 * strength)
-        rowwise = op.Cast(op.Reshape(picture, [0, size[0], -1]), to=op.dtype)
+        rowwise = op.Reshape(op.Cast(picture, to=op.dtype), [0, size[0], -1])
         brightest = affine(op, rowwise, np.full(size[0], keep), np.full(size[0], -1.5 * strength - 0.5))
         blend = op.Cast(op.Sub(brightest, missing), to=TensorProto.UINT8)
         return str(op.Reshape(blend, [0, *size, 3]))
