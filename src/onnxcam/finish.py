@@ -269,19 +269,22 @@ def model_input(op: Builder, picture: str, settings: Preprocess) -> str:
         values = op.Sub(op.Mul(values, op.floats(np.tile(factors, width))), op.floats(np.tile(shifts, width)))
     if gray or not planes:
         values = op.Reshape(values, [0, 1, height, width] if planes else [0, height, width, C])
+    return _stored(op, values, settings)
+
+
+def _stored(op: Builder, values: str, settings: Preprocess) -> str:
+    """Values in the type of the model's input, those of integers as `Preprocess` rounds them."""
     kind = np.dtype(settings.dtype)
-    step, zero = settings.quantization or (1.0, 0)
-    if settings.quantization and kind in (
-        np.uint8,
-        np.int8,
-    ):  # alone, OpenVINO would take a float model for a quantised
-        return str(op.QuantizeLinear(values, op.floats(step), op.constant(np.array(zero, kind))))
-    if kind.kind != "f":
-        low, high = np.iinfo(kind).min, np.iinfo(kind).max
-        levels = op.Add(op.Round(op.Div(values, float(step)) if step != 1 else values), float(zero))
-        values = op.Clip(levels, op.floats(low), op.floats(high))
     number = helper.np_dtype_to_tensor_dtype(kind)
-    return str(op.Cast(values, to=number) if number != op.dtype else values)
+    if kind.kind == "f":
+        return str(op.Cast(values, to=number) if number != op.dtype else values)
+    step, zero = settings.quantization or (1.0, 0)
+    # Where the model has no quantiser of its own, OpenVINO would take it for a quantised one.
+    if settings.quantization and kind.itemsize == 1:
+        return str(op.QuantizeLinear(values, op.floats(step), op.constant(np.array(zero, kind))))
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max
+    levels = op.Add(op.Round(op.Div(values, float(step)) if step != 1 else values), float(zero))
+    return str(op.Cast(op.Clip(levels, op.floats(low), op.floats(high)), to=number))
 
 
 def clipped(op: Builder, maps: str, size: Size, percentile: float) -> str:
