@@ -82,9 +82,9 @@ def _without_factor(op: Builder, alpha: str) -> tuple[str, float]:
     """The weights before the constant factor that all of them have, and that: the sum has fewer values to scale."""
     graph, value, factor = op.graph, alpha, 1.0
     while (node := graph.producer(value)) is not None and _rows(graph, value) == _rows(graph, node.inputs[0]):
-        if node.op_type in ("Mul", "Div") and graph.shape(node.inputs[1]) in ((), (1,)):
+        if node.op_type in ("Mul", "Div"):
             number = graph.constant(node.inputs[1])
-            if number is None or not number.item():
+            if number is None or number.size != 1 or not number.item():
                 break
             factor = factor * float(number.item()) if node.op_type == "Mul" else factor / float(number.item())
         elif node.op_type not in ("Reshape", "Squeeze", "Unsqueeze"):
