@@ -7,7 +7,7 @@ import os
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from html import escape
 from importlib import metadata
@@ -58,6 +58,16 @@ PIXEL_CLIP = 99.0
 ClassLike = str | int | np.integer | None
 TargetLike = ClassLike | TargetSpec
 PreprocessLike = Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture as a model-ready sample (1, ...), where it lies there, and what it is asked."""
+
+    picture: Picture
+    tensor: npt.NDArray[Any]
+    view: View
+    question: Any
 
 
 class Explainer:
@@ -261,11 +271,33 @@ class Explainer:
 
         Raises: PictureError, UsageError (target), ModelError (the runtime refused).
         """
-        _check_channels(self.preprocess, self._explained.image)
-        loaded = picture if isinstance(picture, Picture) else load_picture(picture)
-        tensor, view = self.preprocess(loaded)
-        (explanation,) = self._explain(tensor, self._questions([target], view), [view], [loaded], feeds)
+        self.check()
+        p = self.prepare(picture if isinstance(picture, Picture) else load_picture(picture), target)
+        (explanation,) = self._explain(p.tensor, [p.question], [p.view], [p.picture], feeds)
         return explanation
+
+    def check(self, target: TargetLike = None) -> None:
+        """Raises: UsageError where pictures are not what the model takes, or the target is none of it."""
+        _check_channels(self.preprocess, self._explained.image)
+        if target is not None:
+            self._questions([target], self._whole)
+
+    def prepare(self, picture: Picture, target: TargetLike = None) -> Prepared:
+        """The first half of a call: a picture made a tensor. For models that `check` lets pass.
+
+        Raises: PictureError, UsageError (target).
+        """
+        tensor, view = self.preprocess(picture)
+        return Prepared(picture, tensor, view, self._questions([target], view)[0])
+
+    def explain_prepared(self, batch: Sequence[Prepared]) -> list[Explanation]:
+        """The second half, of several pictures in one run of the model. Raises: ModelError (the runtime refused)."""
+        return self._explain(
+            np.concatenate([p.tensor for p in batch]),
+            [p.question for p in batch],
+            [p.view for p in batch],
+            [p.picture for p in batch],
+        )
 
     @overload
     def stream(
@@ -315,7 +347,7 @@ class Explainer:
         """
         if batch_size < 1:
             raise UsageError(f"batch size {batch_size}", "give 1 or more")
-        _check_channels(self.preprocess, self._explained.image)
+        self.check()
 
         def asked() -> Iterator[tuple[PictureLike, TargetLike]]:
             one_for_all = target is None or isinstance(target, str | int | np.integer | TargetSpec)
@@ -330,24 +362,20 @@ class Explainer:
 
         def prepare(item: tuple[PictureLike, TargetLike]) -> Any:
             try:
-                picture = load_picture(item[0])
-                tensor, view = self.preprocess(picture)
+                return self.prepare(load_picture(item[0]), item[1])
             except PictureError as error:
                 if raise_errors:
                     raise
                 source = os.fspath(item[0]) if isinstance(item[0], str | os.PathLike) else "<array>"
                 return Skipped(BadPicture(source, error))
-            return tensor, self._questions([item[1]], view)[0], view, picture
-
-        def run(batch: list[Any]) -> list[Explanation]:
-            tensors, questions, views, loaded = zip(*batch, strict=True)
-            return self._explain(np.concatenate(tensors), questions, views, loaded)
 
         def done(_: Any, result: Explanation | BadPicture) -> Any:
             return result if finish is None else finish(result)
 
         runners = max(1, processors() // self._threads) if self._threads else 1
-        return pipelined(asked(), prepare, run, done, batch_size=batch_size, workers=workers, runners=runners)
+        return pipelined(
+            asked(), prepare, self.explain_prepared, done, batch_size=batch_size, workers=workers, runners=runners
+        )
 
     def explain_classes(self, picture: PictureLike, targets: int | Sequence[TargetLike]) -> list[Explanation]:
         """Explain several targets of one picture, in the order asked for.
@@ -358,7 +386,7 @@ class Explainer:
         What lies before the layer runs once for methods with gradients at one layer, where nothing crosses beside it or
         it lies in tokens; else every target is a sample of a batch.
         """
-        _check_channels(self.preprocess, self._explained.image)
+        self.check()
         loaded = picture if isinstance(picture, Picture) else load_picture(picture)
         tensor, view = self.preprocess(loaded)
         return self._several(tensor, targets, view, loaded)

@@ -94,6 +94,10 @@ class Explanation:
         best = highest(self.scores, TOP)
         return tuple(ClassScore(int(i), self.labels[i] if self.labels else None, float(self.scores[i])) for i in best)
 
+    def says(self, index: int) -> bool | None:
+        """Whether the model says that the picture is of a class, by the highest score; None where it scores none."""
+        return self.top[0].index == index if self.top else None
+
     @property
     def is_empty(self) -> bool:
         """No cell speaks for the class: no raw map has a positive value, so `values` are 0 everywhere."""

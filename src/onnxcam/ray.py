@@ -63,8 +63,7 @@ def explained(
     output = output or Output(overlays=False)
     options = {"threads": max(1, int(num_cpus)), **options}
     explainer = Explainer(model, **options)
-    if target is not None:
-        explainer._questions([target], explainer._whole)
+    explainer.check(target)
     store = Store(folder)
     _begin(store, run_header(explainer, asdict(output) | {"target": target}))
     worker = {

@@ -3,18 +3,18 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from onnxcam.audit.form import is_header, is_record
 from onnxcam.errors import OnnxCamError, OutputError, UsageError
-from onnxcam.explainer import Explainer
+from onnxcam.explainer import Prepared
 from onnxcam.explanation import Explanation
 from onnxcam.jsontext import parsed_json
 from onnxcam.metrics.localisation import boxes_mask, energy_pointing_game, pointing_game
@@ -54,24 +54,53 @@ class Item:
         }
 
 
+class Explains(Protocol):
+    """Who explains the pictures of an audit: an `Explainer`, a `Detector`. Called from many threads."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C of the model."""
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Their names."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What all maps have in common, as plain JSON values."""
+
+    @property
+    def check(self) -> Callable[..., None]:
+        """check(target, **asked) raises UsageError for what no picture can be asked."""
+
+    @property
+    def prepare(self) -> Callable[..., Prepared]:
+        """prepare(picture, target, **asked): a picture as a sample, and what it is asked."""
+
+    @property
+    def explain_prepared(self) -> Callable[[list[Prepared]], Sequence[Explanation]]:
+        """explain_prepared(samples): an explanation of each."""
+
+
 def explained_record(
-    item: Item, explanation: Explanation, folder: str | os.PathLike[str], files: Mapping[str, str | None]
+    item: Item, explanation: Explanation, classes: int, folder: str | os.PathLike[str], files: Mapping[str, str | None]
 ) -> Record:
     """The record of a picture that was explained; docs/audit-a-folder.md says what each field means.
 
-    folder: the record's, which the picture's path is relative to. files: paths in it of what was written, by kind.
+    classes: how many the model has. folder: the record's, which the picture's path is relative to. files: paths in it
+    of what was written, by kind.
     """
-    kept = explanation.record()
+    asked, kept = item.asked(folder), explanation.record()
     provenance = kept.pop("provenance")
     picture = provenance["picture"] or {}
     return {
-        **item.asked(folder),
+        **asked,
         "status": "ok",
         "sha256": picture.get("sha256"),
         **{field: kept.pop(field) for field in ("class_index", "label", "score", "probability", "top")},
-        "expected_index": (expected := _expected(item.expected, explanation.labels, len(explanation.scores))),
-        "correct": explanation.top[0].index == expected if expected is not None and explanation.top else None,
-        **kept,
+        "expected_index": (expected := _expected(item.expected, explanation.labels, classes)),
+        "correct": None if expected is None else explanation.says(expected),
+        **{field: value for field, value in kept.items() if field not in asked},
         "found": provenance.get("found", {}),
         "map": _statistics(explanation),
         "localisation": _localisation(explanation, item.boxes) if item.boxes else None,
@@ -140,7 +169,7 @@ def line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
 
 
-def run_header(explainer: Explainer, settings: Mapping[str, Any]) -> Record:
+def run_header(explainer: Explains, settings: Mapping[str, Any]) -> Record:
     """The content of `run.json`. settings: what was asked of the output."""
     return {
         "format": FORMAT,
@@ -148,7 +177,7 @@ def run_header(explainer: Explainer, settings: Mapping[str, Any]) -> Record:
         "settings": dict(settings),
         "classes": explainer.classes,
         "labels": list(explainer.labels) if explainer.labels else None,
-        "provenance": explainer._facts,
+        "provenance": explainer.provenance,
     }
 
 

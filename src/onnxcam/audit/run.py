@@ -4,7 +4,7 @@ import io
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,9 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from onnxcam.audit.folder import OutputFolder
-from onnxcam.audit.records import Item, Record, explained_record, failed_record, run_header
+from onnxcam.audit.records import Explains, Item, Record, explained_record, failed_record, run_header
 from onnxcam.errors import ModelError, OnnxCamError, PictureError, UsageError
-from onnxcam.explainer import Explainer, _check_channels
+from onnxcam.explainer import Prepared
 from onnxcam.explanation import Explanation
 from onnxcam.picture import MAX_PIXELS, Picture, load_picture
 from onnxcam.pipeline import Skipped, pipelined, processors
@@ -100,11 +100,12 @@ class Summary:
 
 
 def audit(
-    explainer: Explainer,
+    explainer: Explains,
     items: Sequence[Item],
     folder: str | os.PathLike[str],
     *,
     target: str | int | None = None,
+    asked: Mapping[str, Any] | None = None,
     output: Output | None = None,
     batch: int = BATCH,
     workers: int | None = None,
@@ -119,11 +120,12 @@ def audit(
     A picture is done when its record is on disk. Begun again with the same settings, after an end of any kind, a run
     does what is missing, tries bad pictures again, and ends with the folder that one run would have left.
 
-    target: of items that ask for none. batch: pictures in one run of the model. runners: runs at the same time, default
-    as many as the explainer's `threads` fit into the processors; several of one thread each are the fastest on CPUs.
-    workers: threads that decode and write, default one per processor, none where runners fill them. max_pixels: of one
-    picture. restart: delete what an earlier run recorded and begin anew. retry: try bad pictures again. progress:
-    called with pictures done, all of them, and errors.
+    explainer: an `Explainer` or a `Detector`. target: of items that ask for none. asked: what else every picture is
+    asked, arguments of the explainer's `prepare`, such as `inside` of a Detector's. batch: pictures in one run of the
+    model. runners: runs at the same time, default as many as the explainer's `threads` fit into the processors; several
+    of one thread each are the fastest on CPUs. workers: threads that decode and write, default one per processor, none
+    where runners fill them. max_pixels: of one picture. restart: delete what an earlier run recorded and begin anew.
+    retry: try bad pictures again. progress: called with pictures done, all of them, and errors.
 
     Decoding, the model, and drawing and writing overlap; 2 + runners batches are in memory, however many pictures.
 
@@ -132,18 +134,18 @@ def audit(
     begun, output = time.monotonic(), output or Output()
     if batch < 1:
         raise UsageError(f"a batch of {batch} pictures", "give 1 or more")
-    if output.values == "png16" and explainer._normalize == "none":
+    made, asked = explainer.provenance, dict(asked or {})
+    if output.values == "png16" and made["normalize"] == "none":
         raise UsageError("16-bit grey holds [0, 1] only", "use `--values npy`, or another `--normalize`")
-    runners = runners or _runners(explainer._threads)
-    _check_channels(explainer.preprocess, explainer._explained.image)
+    runners = runners or _runners(made["threads"])
+    explainer.check(target, **asked)
     if target is not None:
-        explainer._questions([target], explainer._whole)
         items = [i if i.target is not None else replace(i, target=target) for i in items]
-    header = run_header(explainer, asdict(output) | {"target": target})
+    header = run_header(explainer, asdict(output) | {"target": target} | asked)
     with OutputFolder(folder, header, restart=restart) as out:
         states = [out.state(i) for i in items]
         todo = [i for i, state in zip(items, states, strict=True) if state is None or (state == "error" and retry)]
-        stages = Stages(explainer, output, out, max_pixels)
+        stages = Stages(explainer, output, out, max_pixels, asked)
         first: list[tuple[str, str]] = []
         before, flagged, unknown = len(items) - len(todo), 0, 0
         left = errors = 0 if retry else states.count("error")
@@ -173,16 +175,6 @@ def _runners(threads: int) -> int:
     return max(1, min(RUNNERS, processors() // threads)) if threads else 1
 
 
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A picture ready to run."""
-
-    picture: Picture
-    tensor: npt.NDArray[Any]
-    view: Any
-    question: Any
-
-
 class Destination(Protocol):
     """Where the files of a run go."""
 
@@ -197,8 +189,16 @@ class Destination(Protocol):
 class Stages:
     """What happens to a picture: decoded and made a tensor; explained; drawn, written and recorded."""
 
-    def __init__(self, explainer: Explainer, output: Output, out: Destination, max_pixels: int) -> None:
+    def __init__(
+        self,
+        explainer: Explains,
+        output: Output,
+        out: Destination,
+        max_pixels: int,
+        asked: Mapping[str, Any] | None = None,
+    ) -> None:
         self.explainer, self.output, self.out, self.max_pixels = explainer, output, out, max_pixels
+        self.asked = asked or {}
         self._worked = False
 
     def load(self, item: Item) -> Picture:
@@ -206,25 +206,25 @@ class Stages:
         _check_file(item.path)
         return load_picture(item.path, max_pixels=self.max_pixels)
 
-    def prepare(self, item: Item) -> _Prepared | Skipped[Explanation | OnnxCamError]:
+    def prepare(self, item: Item) -> Prepared | Skipped[Explanation | OnnxCamError]:
         """The picture decoded and made a tensor, or what is wrong with it."""
         try:
-            picture = self.load(item)
-            tensor, view = self.explainer.preprocess(picture)
-            (question,) = self.explainer._questions([item.target], view)
+            prepared = self.explainer.prepare(self.load(item), item.target, **self.asked)
         except (PictureError, UsageError) as error:
             return Skipped(error)
         if not self.output.overlays:  # the size is all that is still needed
-            picture = replace(picture, rgb=np.broadcast_to(np.uint8(0), picture.rgb.shape))
-        return _Prepared(picture, tensor, view, question)
+            picture = prepared.picture
+            bare = replace(picture, rgb=np.broadcast_to(np.uint8(0), picture.rgb.shape))
+            prepared = replace(prepared, picture=bare)
+        return prepared
 
-    def run(self, batch: list[_Prepared]) -> Sequence[Explanation | OnnxCamError]:
+    def run(self, batch: list[Prepared]) -> Sequence[Explanation | OnnxCamError]:
         """The model on a batch; one by one where it fails on the batch.
 
         Raises: ModelError where it fails on every picture of it and has not worked on any before.
         """
         try:
-            found: list[Explanation | OnnxCamError] = list(self._explained(batch))
+            found: list[Explanation | OnnxCamError] = list(self.explainer.explain_prepared(batch))
         except ModelError as error:
             found = list(self._one_by_one(batch)) if len(batch) > 1 else [error]
             if not self._worked and all(isinstance(f, ModelError) for f in found):
@@ -232,18 +232,10 @@ class Stages:
         self._worked = True
         return found
 
-    def _explained(self, batch: list[_Prepared]) -> list[Explanation]:
-        return self.explainer._explain(
-            np.concatenate([p.tensor for p in batch]),
-            [p.question for p in batch],
-            [p.view for p in batch],
-            [p.picture for p in batch],
-        )
-
-    def _one_by_one(self, batch: list[_Prepared]) -> Iterator[Explanation | OnnxCamError]:
+    def _one_by_one(self, batch: list[Prepared]) -> Iterator[Explanation | OnnxCamError]:
         for prepared in batch:
             try:
-                yield self._explained([prepared])[0]
+                yield self.explainer.explain_prepared([prepared])[0]
             except ModelError as error:
                 yield error
 
@@ -253,7 +245,7 @@ class Stages:
             return failed_record(item, result, self.out.path)
         files = self.output.files(result, item.name)
         written = {kind: file and self.out.write(*file) for kind, file in files.items()}
-        return explained_record(item, result, self.out.path, written)
+        return explained_record(item, result, self.explainer.classes, self.out.path, written)
 
 
 def _check_file(path: str) -> None:
