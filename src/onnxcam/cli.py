@@ -16,6 +16,7 @@ from onnxcam.errors import OnnxCamError, OutputError, UnsupportedError, UsageErr
 
 if TYPE_CHECKING:
     from onnxcam.check import CheckReport, LayerReport
+    from onnxcam.detection import Detector
     from onnxcam.explainer import Explainer
     from onnxcam.explanation import Explanation
     from onnxcam.graph.read import ModelFile
@@ -579,7 +580,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.max_pixels} pixels", "give 1 or more")
     asked, arguments.method = arguments.method, arguments.method or "gradcam"
     if _is_folder_run(arguments):
-        return _explain_many(arguments)
+        return _explain_many(arguments, asked)
     (image,) = arguments.images
     if image.lower().endswith(".cam.png"):
         raise UsageError(f"{image} is an overlay that onnxcam made", "explain the picture that it was made from")
@@ -651,18 +652,15 @@ def _model(arguments: argparse.Namespace, last: bool = False) -> ModelFile:
     return file
 
 
-def _explain_boxes(
-    arguments: argparse.Namespace, picture: Picture, target: Path, drawing: dict[str, Any], method: str | None
-) -> int:
-    from onnxcam import _console as console
+def _detector(arguments: argparse.Namespace, method: str | None) -> Detector:
     from onnxcam.detection import Detector
-    from onnxcam.detection.read import anchors_from, chosen_boxes
+    from onnxcam.detection.read import anchors_from
 
     if arguments.score != "logit":
         raise UsageError(f"--score {arguments.score} is of classes", "`--box-score` says what of a box is explained")
     named = {name: v for name in _OF_BOXES[2:6] if (v := getattr(arguments, name)) is not None}
     options = {k: v for k, v in _model_options(arguments).items() if k != "output"}
-    detector = Detector(
+    return Detector(
         _model(arguments, last=True),
         kind=arguments.detector,
         anchors=anchors_from(arguments.anchors) if arguments.anchors else None,
@@ -672,6 +670,24 @@ def _explain_boxes(
         **named,
         **options,
     )
+
+
+def _of_every_picture(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What of a detector's boxes is asked of each picture."""
+    inside = {"inside": True} if arguments.inside else {}
+    return inside | ({} if arguments.best_anchors is None else {"best_anchors": arguments.best_anchors})
+
+
+def _explain_boxes(
+    arguments: argparse.Namespace, picture: Picture, target: Path, drawing: dict[str, Any], method: str | None
+) -> int:
+    from onnxcam import _console as console
+    from onnxcam.detection.read import chosen_boxes
+
+    if arguments.best_anchors is not None and (arguments.per_box or arguments.box):
+        raise UsageError("the best anchors are explained in place of boxes", "leave `--box` and `--per-box` out")
+    detector = _detector(arguments, method)
+    detector.check(arguments.target, **_of_every_picture(arguments))
     if not arguments.json:
         for note in detector.notes:
             console.print_note(note)
@@ -717,7 +733,7 @@ def _is_folder_run(arguments: argparse.Namespace) -> bool:
     return pattern or output.endswith(("/", os.sep)) or (Path(output) / "run.json").is_file()
 
 
-def _explain_many(arguments: argparse.Namespace) -> int:
+def _explain_many(arguments: argparse.Namespace, method: str | None) -> int:
     from dataclasses import asdict
 
     from onnxcam import _console as console
@@ -729,9 +745,16 @@ def _explain_many(arguments: argparse.Namespace) -> int:
         raise UsageError("there is no picture to explain", "name one behind the model, a folder, or `--manifest FILE`")
     if arguments.output is None:
         raise UsageError("several pictures need a folder to go to", "name one: `-o out`")
-    for name in ("per_box", "inside", *_OF_BOXES):
-        if getattr(arguments, name) not in (None, False):
-            raise UsageError(f"--{name.replace('_', '-')} is for a single picture", "explain them one by one")
+    if arguments.box is not None:
+        raise UsageError(
+            "--box is the place in one picture's list of boxes",
+            "`--target CLASS` keeps the boxes of a class in every picture, `--max-boxes 1` the best box",
+        )
+    if arguments.per_box:
+        raise UsageError(
+            "--per-box writes a file for each box of one picture",
+            "leave it out: a folder has one overlay for each picture, and a record of all its boxes",
+        )
     sources, folder = Sources(), Path(arguments.output)
     if arguments.manifest is not None:
         sources.add_manifest(arguments.manifest)
@@ -743,15 +766,11 @@ def _explain_many(arguments: argparse.Namespace) -> int:
         console.print_note(note)
     if not sources.items:
         raise UsageError("there are no pictures", "`--recursive` looks into folders of folders")
-    if _is_detection(arguments):
-        raise UnsupportedError(
-            f"{Path(arguments.model).name} is a detector: boxes are explained one picture at a time",
-            "name a single picture; in Python a `Detector` goes through many",
-        )
     drawing = _drawing(arguments, Path("overlay.png"))
     output = Output(arguments.overlays, arguments.overlay_format, values=arguments.values, **drawing)
+    detects = _is_detection(arguments)
     arguments.threads = arguments.threads or fitting_threads(arguments.provider)
-    explainer = _explainer(arguments, lambda done, total: None)
+    explainer = _detector(arguments, method) if detects else _explainer(arguments, lambda done, total: None)
     for note in explainer.notes:
         console.print_note(note)
     with console.picture_progress("explaining") as progress:
@@ -760,6 +779,7 @@ def _explain_many(arguments: argparse.Namespace) -> int:
             sources.items,
             folder,
             target=arguments.target,
+            asked=_of_every_picture(arguments) if detects else None,
             output=output,
             batch=arguments.batch,
             workers=arguments.workers,

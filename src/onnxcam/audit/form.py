@@ -42,6 +42,16 @@ _EXPLAINED = {
     "localisation": (None, {"pointing": (None, bool), "energy": (None, *_NUMBER)}),
     "files": {},
 }
+_DETECTED = [
+    {
+        "index": int,
+        "class_index": int,
+        "label": _TEXT,
+        "score": _NUMBER,
+        "xyxy": [_NUMBER],
+        "peak": (None, [int]),
+    }
+]
 
 
 def is_header(value: Any) -> bool:
@@ -65,6 +75,9 @@ def is_record(value: Any) -> bool:
     if not (isinstance(value, dict) and value.get("status") == "ok" and _fits(value, _EXPLAINED)):
         return False
     if not (len(value["size"]) == 2 and len(value["region"]) == 4 and value["grids"]):
+        return False
+    found = value.get("detected", [])
+    if not _fits(found, _DETECTED) or not all(len(b["xyxy"]) == 4 and len(b["peak"] or (0, 0)) == 2 for b in found):
         return False
     (height, width), (x0, y0, x1, y1) = value["size"], value["region"]
     return (

@@ -76,7 +76,8 @@ class Summary:
     """How a run ended: pictures asked for, explained now, left as they were; errors; maps with warnings now.
 
     unknown: pictures explained now whose expected class the model does not have: they are neither right nor wrong.
-    first_errors: name and message of five bad pictures at most.
+    first_errors: name and message of five bad pictures at most. boxes, bare: of a detector, the boxes found in the
+    pictures explained now, and how many of these have none; else None.
     """
 
     pictures: int
@@ -87,12 +88,16 @@ class Summary:
     seconds: float
     first_errors: tuple[tuple[str, str], ...] = ()
     unknown: int = 0
+    boxes: int | None = None
+    bare: int | None = None
 
     def text(self, folder: str | os.PathLike[str]) -> str:
         """One line for a person."""
         parts = [f"{self.explained} explained"]
         parts += [f"{self.before} done before"] if self.before else []
         parts += [f"{self.errors} bad"] if self.errors else []
+        parts += [f"{self.boxes} boxes"] if self.boxes is not None else []
+        parts += [f"{self.bare} without a box"] if self.bare else []
         parts += [f"{self.flagged} with warnings"] if self.flagged else []
         parts += [f"{self.unknown} whose expected class the model does not have"] if self.unknown else []
         rate = f", {self.explained / self.seconds:.1f}/s" if self.explained and self.seconds > 0 else ""
@@ -149,6 +154,7 @@ def audit(
         first: list[tuple[str, str]] = []
         before, flagged, unknown = len(items) - len(todo), 0, 0
         left = errors = 0 if retry else states.count("error")
+        boxes: list[int] = []
         records = pipelined(
             todo, stages.prepare, stages.run, stages.finish, batch_size=batch, workers=workers, runners=runners
         )
@@ -159,11 +165,13 @@ def audit(
                 first += [(record["name"], record["error"]["message"])] if len(first) < 5 else []
             else:
                 flagged += bool(record["warnings"])
+                boxes += [len(record["detected"])] if "detected" in record else []
                 unknown += record["expected"] is not None and record["expected_index"] is None
             progress(done, len(items), errors)
         out.sort(i.name for i in items)
     seconds = time.monotonic() - begun
-    return Summary(len(items), len(todo) - errors + left, before, errors, flagged, seconds, tuple(first), unknown)
+    explained, found = len(todo) - errors + left, (sum(boxes), boxes.count(0)) if boxes else (None, None)
+    return Summary(len(items), explained, before, errors, flagged, seconds, tuple(first), unknown, *found)
 
 
 def fitting_threads(provider: str | None) -> int | None:

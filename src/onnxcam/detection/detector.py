@@ -1,7 +1,8 @@
 """The object for detectors: pictures in, boxes out, and per box which part of the picture it was found by."""
 
+import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from onnxcam.detection.recognise import KINDS, is_detector, recognised
 from onnxcam.detection.target import BoxTarget, Term, ends_in_activation
 from onnxcam.errors import UsageError
 from onnxcam.explained import Size, open_graph
-from onnxcam.explainer import Explainer, PreprocessLike
+from onnxcam.explainer import Explainer, Prepared, PreprocessLike
 from onnxcam.explanation import Explanation
 from onnxcam.graph.build import tensor_info
 from onnxcam.graph.index import Graph
@@ -27,9 +28,10 @@ from onnxcam.graph.read import ModelFile, ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods import find_method
 from onnxcam.metrics.localisation import boxes_mask
-from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, load_picture
+from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, load_picture
 from onnxcam.presets import beside, read_labels, ultralytics, ultralytics_labels
 from onnxcam.render import draw_boxes
+from onnxcam.targets import Question, class_number
 
 BOX_SCORES = ("class", "coordinates", "both", "left", "top", "right", "bottom")
 
@@ -50,7 +52,8 @@ _FAR = 1e6
 @dataclass(frozen=True)
 class Box:
     """A detected box: its place in the list, class, score in [0, 1], and edges x0, y0, x1, y1 in picture pixels, not
-    clipped to the picture. anchor: its row among the detector's anchors."""
+    clipped to the picture. anchor: its row among the detector's anchors. peak: (x, y) of its map's highest value, in
+    picture pixels; None where it was not explained, or no value is above 0."""
 
     index: int
     class_index: int
@@ -58,6 +61,7 @@ class Box:
     score: float
     xyxy: tuple[float, float, float, float]
     anchor: int
+    peak: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -72,6 +76,7 @@ class Box:
             "score": self.score,
             "xyxy": list(self.xyxy),
             "anchor": self.anchor,
+            "peak": None if self.peak is None else list(self.peak),
         }
 
 
@@ -82,6 +87,7 @@ class BoxExplanation(Explanation):
 
     boxes: those explained; `raws` has a map for each. detected: all that were found in the picture. probability: the
     box's score; score: the explained scalar (the sum of its logits, or the edges in pixels of the model's input).
+    Without a box the map is 0 and the overlay is the picture.
     """
 
     boxes: tuple[Box, ...] = ()
@@ -94,18 +100,37 @@ class BoxExplanation(Explanation):
 
         Arguments and errors as of `Explanation.overlay`.
         """
-        image = super().overlay(colormap, opacity, clip)
+        image = super().overlay(colormap, opacity if self.boxes else 0.0, clip)
         if not boxes:
             return image
         shown = [(box.xyxy, f"{box.index} {box.name} {box.score:.2f}", box.class_index) for box in self.boxes]
         return draw_boxes(image, shown)
 
+    def says(self, index: int) -> bool | None:
+        """Whether a box of the class was found."""
+        return any(box.class_index == index for box in self.detected)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return super().warnings if self.boxes else ()
+
     def record(self, flat: bool = False) -> dict[str, Any]:
         record = super().record(flat)
         if not flat:
+            explained = {box.index: box for box in self.boxes}
             record["boxes"] = [box.record() for box in self.boxes]
-            record["detected"] = [box.record() for box in self.detected]
+            record["detected"] = [explained.get(box.index, box).record() for box in self.detected]
         return record
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What every picture of many is asked: the boxes of a class, -1 of all, each map scaled `inside` its box; or in
+    their place one map of this `ratio` of all anchors."""
+
+    class_index: int
+    inside: bool
+    ratio: float | None
 
 
 @dataclass(frozen=True)
@@ -115,7 +140,7 @@ class _Found:
     layout: HeadLayout
     rows: Array
     places: Array
-    view: View
+    sample: Prepared
     boxes: tuple[Box, ...] = field(default=())
 
 
@@ -167,6 +192,8 @@ class Detector:
         self._layout: HeadLayout = found.layout
         self._box_score = box_score
         self._max_boxes = max_boxes
+        given = None if anchors is None else np.asarray(anchors, np.float64)
+        self._anchors = None if given is None else hashlib.sha256(given.tobytes()).hexdigest()
         self.kind = found.kind
         self.threshold: float = _first(threshold, found.score_threshold, _THRESHOLDS.get(found.kind, 0.25))
         self.iou: float = _first(iou, found.iou_threshold, 0.45)
@@ -202,12 +229,17 @@ class Detector:
         """Number of classes C; 0 where the outputs do not tell."""
         return self._layout.classes
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the provenance of every result says but the picture and the box, as plain JSON values."""
+        return {**self.explainer.provenance, "detector": self._facts}
+
     def detect(self, picture: PictureLike) -> tuple[Box, ...]:
         """The boxes found in a picture, best first.
 
         Raises: PictureError; ModelError (the runtime refused).
         """
-        return self._found(load_picture(picture)).boxes
+        return self._found(self.prepare(load_picture(picture))).boxes
 
     def __call__(
         self, picture: PictureLike, box: int | Sequence[int] | None = None, *, inside: bool = False
@@ -218,8 +250,7 @@ class Detector:
 
         Raises: PictureError; UsageError for a box that does not exist, or where nothing was found.
         """
-        explained = self.explain_boxes(picture, [box] if isinstance(box, int | np.integer) else box, inside=inside)
-        return explained[0] if len(explained) == 1 else _together(explained)
+        return _together(self._of(picture, [box] if isinstance(box, int | np.integer) else box, inside))
 
     def explain_boxes(
         self, picture: PictureLike, boxes: Iterable[int] | None = None, *, inside: bool = False
@@ -228,19 +259,7 @@ class Detector:
 
         Raises: as a call.
         """
-        loaded = load_picture(picture)
-        found = self._found(loaded)
-        wanted = list(range(len(found.boxes))) if boxes is None else [int(i) for i in boxes]
-        for index in wanted:
-            if not 0 <= index < len(found.boxes):
-                raise UsageError(f"box {index} does not exist: {_listing(found.boxes)}", "choose one of these")
-        if not wanted:
-            raise UsageError(f"no box scores {self.threshold:g} or more: {self._best(found)}", "lower the threshold")
-        explained = []
-        for start in range(0, len(wanted), _AT_ONCE):
-            part = [found.boxes[i] for i in wanted[start : start + _AT_ONCE]]
-            explained += self._explained(loaded, found, part)
-        return [_inside(e) for e in explained] if inside else explained
+        return list(self._of(picture, boxes, inside))
 
     def explain_anchors(self, picture: PictureLike, ratio: float = 0.02) -> BoxExplanation:
         """One map of the best anchors' class scores together, as the scripts of YOLO users make it.
@@ -250,30 +269,123 @@ class Detector:
 
         Raises: PictureError; UsageError where no anchor scores enough, or for another box_score.
         """
-        if self._box_score != "class":
-            raise UsageError(f"anchors together have no `{self._box_score}`", "use the box score `class`")
-        if not 0 < ratio <= 1:
-            raise UsageError(f"ratio {ratio} is outside (0, 1]", "0.02 looks at the best fiftieth of the anchors")
-        loaded = load_picture(picture)
-        found = self._found(loaded)
+        found = self._found(self.prepare(load_picture(picture), best_anchors=ratio))
+        explanation = self._best_anchors(found, ratio)
+        if not explanation.boxes:
+            raise UsageError(f"no anchor scores {self.threshold:g} or more: {self._best(found)}", "lower the threshold")
+        return explanation
+
+    def check(
+        self, target: str | int | None = None, *, inside: bool = False, best_anchors: float | None = None
+    ) -> None:
+        """Raises: UsageError where pictures are not what the model takes, or cannot be asked this."""
+        self.explainer.check()
+        self._asked(target, inside, best_anchors)
+
+    def prepare(
+        self,
+        picture: Picture,
+        target: str | int | None = None,
+        *,
+        inside: bool = False,
+        best_anchors: float | None = None,
+    ) -> Prepared:
+        """A picture made a tensor, with what `explain_prepared` is to make of it: a map of all boxes found, or of those
+        of a class; scaled inside them; or of the best anchors, as `explain_anchors` makes it.
+
+        Raises: PictureError; UsageError for an unknown class, or for anchors where there can be none.
+        """
+        asked = self._asked(target, inside, best_anchors)
+        return Prepared(picture, *self.explainer.preprocess(picture), asked)
+
+    def explain_prepared(self, batch: Sequence[Prepared]) -> list[BoxExplanation]:
+        """An explanation of each picture, of no box where none was found; docs/audit-a-folder.md lays them in a folder.
+
+        Raises: ModelError (the runtime refused).
+        """
+        return [self._explanation(self._found(sample), sample.question) for sample in batch]
+
+    def _asked(self, target: str | int | None, inside: bool, ratio: float | None) -> _Asked:
+        if ratio is not None:
+            if self._box_score != "class":
+                raise UsageError(f"anchors together have no `{self._box_score}`", "use the box score `class`")
+            if not 0 < ratio <= 1:
+                raise UsageError(f"ratio {ratio} is outside (0, 1]", "0.02 looks at the best fiftieth of the anchors")
+            if target is not None or inside:
+                raise UsageError("the best anchors are of all classes and no box", "leave the class and `inside` out")
+        return _Asked(class_number(target, self.labels, self.classes), inside, ratio)
+
+    def _explanation(self, found: _Found, asked: _Asked) -> BoxExplanation:
+        if asked.ratio is not None:
+            return self._best_anchors(found, asked.ratio)
+        boxes = [box for box in found.boxes if asked.class_index in (-1, box.class_index)]
+        return _together(self._explained(found, boxes, asked.inside)) if boxes else self._nothing(found, "0 boxes")
+
+    def _of(self, picture: PictureLike, boxes: Iterable[int] | None, inside: bool) -> Iterator[BoxExplanation]:
+        found = self._found(self.prepare(load_picture(picture)))
+        wanted = list(range(len(found.boxes))) if boxes is None else [int(i) for i in boxes]
+        for index in wanted:
+            if not 0 <= index < len(found.boxes):
+                raise UsageError(f"box {index} does not exist: {_listing(found.boxes)}", "choose one of these")
+        if not wanted:
+            raise UsageError(f"no box scores {self.threshold:g} or more: {self._best(found)}", "lower the threshold")
+        return self._explained(found, [found.boxes[i] for i in wanted], inside)
+
+    def _explained(self, found: _Found, boxes: Sequence[Box], inside: bool) -> Iterator[BoxExplanation]:
+        for start in range(0, len(boxes), _AT_ONCE):
+            for explanation in self._maps(found, boxes[start : start + _AT_ONCE]):
+                yield _peaked(_inside(explanation) if inside else explanation)
+
+    def _best_anchors(self, found: _Found, ratio: float) -> BoxExplanation:
         labels, scores = self._layout.best(found.rows)
         best = np.argsort(-scores, kind="stable")[: max(1, int(len(scores) * ratio))]
         best = best[scores[best] >= self.threshold]
         if not len(best):
-            raise UsageError(f"no anchor scores {self.threshold:g} or more: {self._best(found)}", "lower the threshold")
+            return self._nothing(found, "0 anchors")
         weights = self._weights(found, int(best[0]), int(labels[best[0]]), False)
         for anchor in best[1:]:
             for total, more in zip(weights, self._weights(found, int(anchor), int(labels[anchor]), False), strict=True):
                 total += more
         name = f"{len(best)} anchor{'s' if len(best) > 1 else ''}"
         target = BoxTarget(self._terms, self._layout.classes, weights, name, {"anchors": [int(a) for a in best]})
-        (explanation,) = self.explainer.explain_classes(loaded, [target])
-        return _extended(explanation, boxes=found.boxes, detected=found.boxes)
+        (explanation,) = self._several(found, [target])
+        return _extended(
+            explanation,
+            boxes=found.boxes,
+            detected=found.boxes,
+            labels=self.labels,
+            provenance={**explanation.provenance, "detector": self._facts},
+        )
 
-    def _found(self, picture: Picture) -> _Found:
-        tensor, view = self.explainer.preprocess(picture)
-        layout, rows = self._layout.of(self.explainer.outputs(tensor))
-        found = _Found(layout, rows, layout.places(rows), view)
+    def _nothing(self, found: _Found, label: str) -> BoxExplanation:
+        """Of a picture in which nothing that is asked for was found."""
+        e, sample = self.explainer, found.sample
+        provenance = {**e._provenance(sample.picture, Question({}, None, []), None), "detector": self._facts}
+        return BoxExplanation(
+            values=np.zeros(sample.view.picture_size, np.float32),
+            raws=tuple(np.zeros(grid, np.float32) for grid in provenance["grids"]),
+            class_index=-1,
+            label=label,
+            score=0.0,
+            probability=None,
+            layer=e.layer,
+            method=e.method,
+            region=sample.view.region,
+            scores=np.zeros(0, np.float32),
+            labels=self.labels,
+            normalize=provenance["normalize"],
+            picture=sample.picture,
+            provenance=provenance,
+            detected=found.boxes,
+        )
+
+    def _several(self, found: _Found, targets: Sequence[BoxTarget]) -> list[Explanation]:
+        sample = found.sample
+        return self.explainer._several(sample.tensor, targets, sample.view, sample.picture)
+
+    def _found(self, sample: Prepared) -> _Found:
+        layout, rows = self._layout.of(self.explainer.outputs(sample.tensor))
+        found = _Found(layout, rows, layout.places(rows), sample)
         labels, scores = layout.best(rows)
         kept = np.flatnonzero(scores >= self.threshold)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -284,7 +396,7 @@ class Detector:
         else:
             order = np.argsort(-scores[kept], kind="stable")
         order = order[: self._max_boxes]
-        placed = view.to_picture(boxes[order])
+        placed = sample.view.to_picture(boxes[order])
         return replace(
             found,
             boxes=tuple(
@@ -325,12 +437,9 @@ class Detector:
             weights.append(layout.scattered(layout.entries[anchor], numbers)[term.value])
         return weights
 
-    def _explained(self, picture: Picture, found: _Found, boxes: Sequence[Box]) -> list[BoxExplanation]:
+    def _maps(self, found: _Found, boxes: Sequence[Box]) -> list[BoxExplanation]:
         parts = {"class": (False,), "both": (False, True)}.get(self._box_score, (True,))
-        maps = [
-            self.explainer.explain_classes(picture, [self._asked(found, box, edges) for box in boxes])
-            for edges in parts
-        ]
+        maps = [self._several(found, [self._target(found, box, edges) for box in boxes]) for edges in parts]
         scores = self._layout.scores(found.rows[[box.anchor for box in boxes]])
         return [
             _extended(
@@ -349,7 +458,7 @@ class Detector:
             for each, box, row in zip(zip(*maps, strict=True), boxes, scores, strict=True)
         ]
 
-    def _asked(self, found: _Found, box: Box, edges: bool) -> BoxTarget:
+    def _target(self, found: _Found, box: Box, edges: bool) -> BoxTarget:
         weights = self._weights(found, box.anchor, box.class_index, edges)
         record = {"box": box.record(), "box_score": self._box_score}
         return BoxTarget(self._terms, self._layout.classes, weights, box.name, record)
@@ -361,6 +470,8 @@ class Detector:
             "box_score": self._box_score,
             "threshold": self.threshold,
             "iou": self.iou,
+            "max_boxes": self._max_boxes,
+            "anchors": self._anchors,
             "notes": list(self.notes),
         }
 
@@ -502,19 +613,35 @@ def _inside(explanation: BoxExplanation) -> BoxExplanation:
     return replace(explanation, values=np.where(mask, scaled, 0).astype(np.float32))
 
 
-def _together(explained: Sequence[BoxExplanation]) -> BoxExplanation:
-    """The highest of the maps of several boxes."""
-    first = explained[0]
-    peaks = [float(np.nan_to_num(e.values).max()) or 1.0 for e in explained]
+def _peaked(explanation: BoxExplanation) -> BoxExplanation:
+    """The explanation of one box, which is told the peak of its map."""
+    (box,) = explanation.boxes
+    return replace(explanation, boxes=(replace(box, peak=explanation.peak if explanation.values.max() > 0 else None),))
+
+
+def _together(explained: Iterable[BoxExplanation]) -> BoxExplanation:
+    """The explanation of one box as it is; of several the highest of their maps, which are not held all at once."""
+    others = iter(explained)
+    first = next(others)
+    parts, highest = [first], None
+    for other in others:
+        highest = np.maximum(_to_its_peak(first) if highest is None else highest, _to_its_peak(other))
+        parts.append(replace(other, values=highest[:0]))
+    if highest is None:
+        return first
     return replace(
         first,
-        values=np.max([e.values / np.float32(p) for e, p in zip(explained, peaks, strict=True)], axis=0),
-        raws=tuple(raw for e in explained for raw in e.raws),
-        boxes=tuple(box for e in explained for box in e.boxes),
+        values=highest,
+        raws=tuple(raw for e in parts for raw in e.raws),
+        boxes=tuple(box for e in parts for box in e.boxes),
         class_index=-1,
-        label=f"{len(explained)} boxes",
-        score=float(sum(e.score for e in explained)),
+        label=f"{len(parts)} boxes",
+        score=float(sum(e.score for e in parts)),
         probability=None,
         scores=np.zeros(0, np.float32),
-        provenance={**first.provenance, "target": [e.provenance["target"] for e in explained]},
+        provenance={**first.provenance, "target": [e.provenance["target"] for e in parts]},
     )
+
+
+def _to_its_peak(explanation: BoxExplanation) -> npt.NDArray[np.float32]:
+    return explanation.values / np.float32(float(np.nan_to_num(explanation.values).max()) or 1.0)
