@@ -302,6 +302,24 @@ def boxes() -> ModelProto:
     return net.model()
 
 
+def squares() -> ModelProto:
+    """Finds red cells of 8 x 8 pixels; for pixels of 0 to 255 in BGR, as YOLOX takes them: red is the third channel.
+
+    The score of a cell as red as r is sigmoid(20 r / 255 - 16) times sigmoid(10), its box the cell.
+    """
+    net = Net(64, levels=0)
+    red = np.zeros((1, 3, 8, 8), np.float32)
+    red[0, 2] = 1 / 64 / 255
+    source = net.Relu(net.Conv("x", net.constant(red), strides=[8, 8]))
+    parts = []
+    for weight, bias in (([0, 0, 0, 0], [0.5, 0.5, 0, 0]), ([20], [-16]), ([0, 0], [10, -10])):
+        w = net.constant(np.array(weight, np.float32).reshape(-1, 1, 1, 1))
+        head = net.Conv(source, w, net.constant(np.array(bias, np.float32)))
+        parts.append(head if len(weight) == 4 else net.Sigmoid(head))
+    net.output(net.Transpose(net.reshape(net.Concat(*parts, axis=1), 1, 7, -1), perm=[0, 2, 1]), "output")
+    return net.model()
+
+
 HEADS: dict[str, tuple[str, Callable[[], ModelProto]]] = {
     "yolov5": ("yolov5", yolov5),
     "yolov8": ("yolov8", yolov8),

@@ -7,28 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from heads import HEADS, Net, ssd
-from onnx import ModelProto
+from heads import HEADS, Net, squares, ssd
 from PIL import Image
 
 from onnxcam.cli import main
 from onnxcam.detection import Detector
-
-
-def squares() -> ModelProto:
-    """The one of test_detector, for pixels of 0 to 255 in BGR, as YOLOX takes them: red is the third channel."""
-    net = Net(64, levels=0)
-    red = np.zeros((1, 3, 8, 8), np.float32)
-    red[0, 2] = 1 / 64 / 255
-    source = net.Relu(net.Conv("x", net.constant(red), strides=[8, 8]))
-    parts = []
-    for weight, bias in (([0, 0, 0, 0], [0.5, 0.5, 0, 0]), ([20], [-16]), ([0, 0], [10, -10])):
-        w = net.constant(np.array(weight, np.float32).reshape(-1, 1, 1, 1))
-        head = net.Conv(source, w, net.constant(np.array(bias, np.float32)))
-        parts.append(head if len(weight) == 4 else net.Sigmoid(head))
-    net.output(net.Transpose(net.reshape(net.Concat(*parts, axis=1), 1, 7, -1), perm=[0, 2, 1]), "output")
-    return net.model()
-
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -98,7 +81,9 @@ def test_json_holds_everything(run: Run) -> None:
     records = json.loads(out)
     assert code == 0 and err == "" and [r["boxes"][0]["index"] for r in records] == [0, 1]
     assert [r["output"] for r in records] == ["pair.box0.cam.png", "pair.box1.cam.png"]
-    assert json.loads(run("--json")[1])["detected"] == records[0]["detected"]
+    assert [[b["peak"] for b in r["detected"]] for r in records] == [[[11, 11], None], [None, [51, 43]]]
+    both = json.loads(run("--json")[1])
+    assert both["detected"] == both["boxes"] == [r["boxes"][0] for r in records]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +97,9 @@ def test_json_holds_everything(run: Run) -> None:
         (("--detector", "yolo"), 2, "unknown detector `yolo`", "yolov8"),
         (("--anchors", "no.npy"), 2, "anchors no.npy: no such file", ".npy"),
         (("--anchors", "pair.png"), 2, "anchors pair.png: not a .npy file", "numpy.save"),
+        (("--best-anchors", "1", "--target", "square"), 2, "the best anchors are of all classes and no box", "class"),
+        (("--best-anchors", "1", "--inside"), 2, "the best anchors are of all classes and no box", "inside"),
+        (("--best-anchors", "1", "--box", "0"), 2, "the best anchors are explained in place of boxes", "--box"),
         (("--score", "probability"), 2, "--score probability is of classes", "--box-score"),
         (("--method", "nothing"), 2, "no method `nothing`", "layercam"),
     ],

@@ -202,6 +202,14 @@ def test_without_an_index_all_boxes_share_one_map_each_at_its_own_peak() -> None
     assert d(two_squares(), [1, 0]).values == pytest.approx(both.values)
 
 
+def test_boxes_of_several_runs_of_the_head_share_one_map_too() -> None:
+    d = detector("yolov8", max_boxes=40, iou=1.0)
+    together, each = d(PICTURE), d.explain_boxes(PICTURE)
+    assert len(each) == 40 > 2 * 16
+    np.testing.assert_array_equal(together.values, np.max([e.values / e.values.max() for e in each], axis=0))
+    assert together.boxes == tuple(e.boxes[0] for e in each) and len(together.raws) == 40
+
+
 def test_inside_scales_each_map_in_its_box_and_leaves_nothing_outside() -> None:
     d = squares()
     explanation = d(two_squares(), 0, inside=True)
@@ -316,6 +324,7 @@ def test_the_record_is_plain_json_and_holds_the_boxes() -> None:
     assert [b["index"] for b in record["boxes"]] == [1] and [b["index"] for b in record["detected"]] == [0, 1]
     assert record["boxes"][0] | {"score": None} == {
         "index": 1, "class_index": 0, "label": "square", "score": None, "xyxy": [48, 40, 56, 48], "anchor": 5 * 8 + 6,
+        "peak": [51, 43],
     }  # fmt: skip
     assert record["provenance"]["detector"]["kind"] == "yolox"
     assert record["probability"] == record["boxes"][0]["score"]
