@@ -103,7 +103,7 @@ def encoded(image: Image.Image, suffix: str, compress_level: int = 4) -> bytes:
 
 # Okabe and Ito's colours (2008), told apart also with colour-blind eyes; white and light green for black and for the
 # dark blue that jet makes of most of a picture.
-_FRAMES = ("#ffffff", "#f0e442", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#b2ff59")
+FRAMES = ("#ffffff", "#f0e442", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#b2ff59")
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[tuple[tuple[float, float, float, float], str, int]]) -> Image.Image:
@@ -117,14 +117,14 @@ def draw_boxes(image: Image.Image, boxes: Sequence[tuple[tuple[float, float, flo
     for edges, _, number in boxes:
         x0, y0, x1, y1 = _pixels(edges, drawn.size)
         draw.rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline="black", width=3 * line)
-        draw.rectangle((x0, y0, x1, y1), outline=_FRAMES[number % len(_FRAMES)], width=line)
+        draw.rectangle((x0, y0, x1, y1), outline=FRAMES[number % len(FRAMES)], width=line)
     taken: list[tuple[int, int, int, int]] = []
     for edges, text, number in boxes:
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         width, height = round(right - left) + 2 * line + 4, round(bottom - top) + 2 * line + 4
         x, y = _free(_pixels(edges, drawn.size), width, height, drawn.size, taken)
         taken.append((x, y, x + width, y + height))
-        colour = _FRAMES[number % len(_FRAMES)]
+        colour = FRAMES[number % len(FRAMES)]
         draw.rectangle(taken[-1], fill=colour, outline="black")
         ink = "black" if sum(int(colour[i : i + 2], 16) * w for i, w in ((1, 3), (3, 6), (5, 1))) > 1275 else "white"
         draw.text((x + line + 2 - left, y + line + 2 - top), text, fill=ink, font=font)

@@ -15,7 +15,8 @@ from onnxcam.audit.records import read_records, read_run
 from onnxcam.audit.run import Output, audit
 from onnxcam.audit.sources import Sources
 from onnxcam.cli import main
-from onnxcam.errors import OutputError
+from onnxcam.errors import OutputError, UsageError
+from onnxcam.report.gather import gather
 
 SHARED = Path(__file__).parents[3] / "shared"
 Run = Callable[..., tuple[int, str, str]]
@@ -239,3 +240,41 @@ def test_yolox_over_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[st
             assert x0 <= x < x1 and y0 <= y < y1, box
     assert main(["explain", model, given[0], "-o", str(tmp_path / "dog.jpg"), "--threads", "1"]) == 0
     assert (tmp_path / "dog.jpg").read_bytes() == (out / dog["files"]["overlay"]).read_bytes()
+
+
+def entries(*folders: str) -> dict[str, dict[str, object]]:
+    return {p["name"]: p["results"][0] for p in gather(folders).report["pictures"]}
+
+
+def test_the_report_lists_the_boxes_of_every_picture(run: Run) -> None:
+    run("in", "-o", "out", "--values", "png16")
+    none, one, two, _ = entries("out").values()
+    scores = [pytest.approx(sigmoid(20 * red / 255 - 16) * sigmoid(10), rel=1e-5) for red in (255, 230)]
+    assert one["boxes"] == [[0, scores[0], [24, 16, 32, 24], [27, 19], True]]
+    assert [(b[1], b[2]) for b in two["boxes"]] == [
+        (scores[0], [8, 8, 16, 16]), (scores[0], [24, 16, 32, 24]), (scores[1], [48, 40, 56, 48]),
+    ]  # fmt: skip
+    assert (none["boxes"], none["score"], two["score"]) == ([], None, scores[0])
+    assert all(entry["explained"] is None and entry["predicted"] is None for entry in (none, one, two))
+    report = gather(["out"]).report
+    assert report["classes"]["0"] == "square" and report["means"][0]["classes"] == {}
+    assert gather(["out"]).images[0][0][1] == [None], "nothing lies over a picture without a box"
+
+
+def test_the_report_says_what_was_found_but_not_explained_and_what_was_expected(run: Run) -> None:
+    rows = [{"picture": "1.png", "expected": "square", "target": 1}, {"picture": "0.png", "expected": "square"}]
+    Path("in/list.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    run("--manifest", "in/list.jsonl", "-o", "out")
+    found, missed = entries("out").values()
+    assert [box[3:] for box in found["boxes"]] == [[None, False]] and found["score"] is None
+    assert (found["right"], missed["right"]) == (True, False)
+
+
+def test_an_audit_of_a_detector_and_one_of_a_classifier_make_no_report_together(run: Run) -> None:
+    for out in ("one", "other"):
+        run("in", "-o", out)
+    header = json.loads(Path("other/run.json").read_text())
+    del header["provenance"]["detector"]
+    Path("other/run.json").write_text(json.dumps(header))
+    with pytest.raises(UsageError, match="of other and one one is of a detector"):
+        gather(["one", "other"])

@@ -18,7 +18,8 @@ from PIL import Image
 from onnxcam.audit.records import RECORDS, Record, read_records, read_run
 from onnxcam.errors import PictureError, UsageError
 from onnxcam.picture import load_picture
-from onnxcam.render import COLORMAPS, clipped, colormap
+from onnxcam.render import COLORMAPS, FRAMES, clipped, colormap
+from onnxcam.targets import class_number
 
 Floats = npt.NDArray[np.float32]
 
@@ -49,6 +50,11 @@ class Run:
     @property
     def model(self) -> Mapping[str, Any]:
         return dict(self.header["provenance"].get("model") or {})
+
+    @property
+    def detects(self) -> bool:
+        """Whether it is of a detector: its records hold boxes."""
+        return "detector" in self.header["provenance"]
 
     @property
     def good(self) -> list[Record]:
@@ -142,12 +148,13 @@ def gather(
         progress(index + 1, len(names))
     first = runs[0]
     settings = first.header["settings"]
-    known = any(r.get("probability") is not None for run in runs for r in run.records.values())
+    known = first.detects or any(r.get("probability") is not None for run in runs for r in run.records.values())
     report = {
         "title": title or " and ".join(dict.fromkeys(str(run.model.get("name", "model")) for run in runs)),
         "subtitle": _subtitle(runs),
         "notices": _notices(runs, states, len(names) - len(embedded), coloured),
         "score": "probability" if known else "score",
+        "frames": FRAMES if first.detects else None,
         "classes": _classes(runs),
         "variants": _variants(runs),
         "pictures": [_picture(name, runs) for name in names],
@@ -179,6 +186,8 @@ def _check_comparable(runs: Sequence[Run]) -> None:
             raise UsageError(
                 f"{run.folder} and {first.folder} are of models with different classes", "make a report of each"
             )
+        if run.detects is not first.detects:
+            raise UsageError(f"of {run.folder} and {first.folder} one is of a detector", "make a report of each")
         if not run.records.keys() & first.records.keys():
             raise UsageError(f"{run.folder} and {first.folder} have no picture in common", "make a report of each")
 
@@ -222,7 +231,7 @@ def _look(name: str, runs: Sequence[Run], side: int | None) -> Seen:
         values = None if record is None else _values(run, record, states)
         maps.append(None if values is None else _square(values))
         layer = None
-        if record is not None and side is not None and picture is not None:
+        if record is not None and side is not None and picture is not None and not _found_nothing(record):
             layer = _layer(run, record, values, side, states)
         layers.append(layer)
     if side is None:
@@ -232,6 +241,11 @@ def _look(name: str, runs: Sequence[Run], side: int | None) -> Seen:
         return Seen(None if drawn is None else _small(drawn, side), layers, None, maps, states)
     square = np.asarray(picture.resize((MEAN_SIDE, MEAN_SIDE), Image.Resampling.BOX)).astype(np.float32)
     return Seen(_small(picture, side), layers, square, maps, states)
+
+
+def _found_nothing(record: Record) -> bool:
+    """Whether a detector found nothing to explain: the picture is shown as it is."""
+    return "detected" in record and bool(record.get("is_empty")) and not record["warnings"]
 
 
 def _original(run: Run, record: Record, states: set[str]) -> Image.Image | None:
@@ -335,6 +349,8 @@ class _Means:
 
     @classmethod
     def of(cls, run: Run) -> "_Means":
+        if run.detects:  # a map of several boxes is of no class
+            return cls({}, {})
         mistakes = Counter((r["expected_index"], _predicted(r)) for r in run.good if r["correct"] is False)
         return cls(
             {r["class_index"]: Mean() for r in run.good}, {pair: Mean() for pair, _ in mistakes.most_common(PAIRS)}
@@ -344,7 +360,7 @@ class _Means:
         if record is None:
             return
         pair = (record["expected_index"], _predicted(record))
-        for mean in (self.classes[record["class_index"]], self.pairs.get(pair)):
+        for mean in (self.classes.get(record["class_index"]), self.pairs.get(pair)):
             if mean is None:
                 continue
             if values is not None and not record["warnings"]:
@@ -386,7 +402,7 @@ def _picture(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "asked": _first("expected", explained) if expected is None else None,
         "sha256": good["sha256"],
         "size": [width, height],
-        "results": [None if r is None else _result(r) for r in explained],
+        "results": [None if r is None else _result(r, run, expected) for r, run in zip(explained, runs, strict=True)],
     }
 
 
@@ -395,11 +411,12 @@ def _first(field: str, records: Sequence[Record | None]) -> Any:
     return next((r[field] for r in records if r is not None and r[field] is not None), None)
 
 
-def _result(record: Record) -> dict[str, Any]:
-    return {
+def _result(record: Record, run: Run, expected: int | None) -> dict[str, Any]:
+    found = {
         "explained": record["class_index"],
         "words": record["label"] if record["class_index"] is None else None,
-        "predicted": _predicted(record),
+        "predicted": (predicted := _predicted(record)),
+        "right": None if expected is None or predicted is None else predicted == expected,
         "score": record["probability"] if record["probability"] is not None else record["score"],
         "top": [[c["index"], c["score"]] for c in record["top"]],
         "layer": record["layer"],
@@ -409,6 +426,26 @@ def _result(record: Record) -> dict[str, Any]:
         "warnings": record["warnings"],
         "pointing": _pointing(record),
         "energy": (record["localisation"] or {}).get("energy"),
+    }
+    return found | (_boxes(record, run, expected) if run.detects else {})
+
+
+def _boxes(record: Record, run: Run, expected: int | None) -> dict[str, Any]:
+    """What differs where boxes are found, and classes of the picture are not: `boxes` with [class, score, edges, peak,
+    whether it was explained]."""
+    wanted = class_number(record["target"], tuple(run.header["labels"] or ()), run.header["classes"])
+    boxes = [
+        [b["class_index"], b["score"], b["xyxy"], b["peak"], wanted in (-1, b["class_index"])]
+        for b in record.get("detected", [])
+    ]
+    return {
+        "explained": None,
+        "predicted": None,
+        "top": [],
+        "right": None if expected is None else any(box[0] == expected for box in boxes),
+        "score": max((box[1] for box in boxes if box[4]), default=None),
+        "grids": [list(grid) for grid in dict.fromkeys(map(tuple, record["grids"]))],
+        "boxes": boxes,
     }
 
 
@@ -421,10 +458,15 @@ def _classes(runs: Sequence[Run]) -> dict[str, str]:
         index
         for run in runs
         for r in run.good
-        for index in (r["class_index"], r["expected_index"], *(c["index"] for c in r["top"]))
+        for index in (r["class_index"], r["expected_index"], *_named(r))
         if index is not None
     }
     return {str(index): labels[index] for index in sorted(used) if index < len(labels)}
+
+
+def _named(record: Record) -> list[int]:
+    """Classes of the highest scores, and of boxes."""
+    return [c["index"] for c in record["top"]] + [b["class_index"] for b in record.get("detected", ())]
 
 
 def _variants(runs: Sequence[Run]) -> list[dict[str, str]]:
@@ -471,8 +513,9 @@ def _notices(runs: Sequence[Run], states: Counter[str], left_out: int, coloured:
     if left_out:
         lines.append(f"{left_out} pictures are listed without an image, to keep this file small.")
     if not coloured:
+        means = "" if runs[0].detects else ", and there are no mean maps"
         lines.append(
-            "No values were kept: maps are shown as they were drawn, and there are no mean maps. "
+            f"No values were kept: maps are shown as they were drawn{means}. "
             "`onnxcam explain ... --values png16` keeps them."
         )
     asked = {r["name"]: r["expected"] for run in runs for r in run.good if r["expected"] is not None}

@@ -2,6 +2,7 @@
 (() => {
   const report = JSON.parse(document.getElementById("report").textContent);
   const { pictures, variants, classes } = report;
+  const detects = report.frames !== null; // then boxes are explained, and a picture is of no class
   const $ = (id) => document.getElementById(id);
 
   /* Every string reaches the page as a text node or an attribute value, never as markup. */
@@ -18,16 +19,25 @@
   const count = (n) => n.toLocaleString("en-US");
   const plural = (n, one, many = one + "s") => `${count(n)} ${n === 1 ? one : many}`;
   const share = (n, of) => (of ? `${((100 * n) / of).toFixed(1)} %` : "");
-  /* What a map explains: a class, or a target that is none, in words. */
-  const explainedName = (found) => (found.explained === null ? (found.words ?? "no class") : className(found.explained));
+  /* What a map explains: a class, a target that is none, in words, or boxes. */
+  const explainedName = (found) => (found.boxes ? boxNames(found) : found.explained === null ? (found.words ?? "no class") : className(found.explained));
   const className = (index) => (index === null ? "no class" : (classes[index] ?? `class ${index}`));
+  const explainedBoxes = (found) => found.boxes.filter((box) => box[4]);
+  const explainedClasses = (found) => (found.boxes ? [...new Set(explainedBoxes(found).map((box) => box[0]))] : [found.explained]);
+  function boxNames(found) {
+    const counts = new Map();
+    for (const [index] of explainedBoxes(found)) counts.set(index, (counts.get(index) ?? 0) + 1);
+    return [...counts].map(([index, n]) => (n > 1 ? `${n} × ` : "") + className(index)).join(", ") || "no box";
+  }
+  const bare = (picture) => Boolean(result(picture)?.boxes) && !explainedBoxes(result(picture)).length;
+  const theBox = detects ? "the given boxes" : "the box";
 
   /* ---- what is known of a picture under the chosen method and layer ---- */
   let variant = 0;
   const result = (picture) => (picture.error ? null : picture.results[variant]);
   function verdict(picture) {
     const found = result(picture);
-    return !found || picture.expected === null || found.predicted === null ? null : found.predicted === picture.expected ? "right" : "wrong";
+    return !found || found.right === null ? null : found.right ? "right" : "wrong";
   }
   /* Explained, and neither right nor wrong: nothing is expected of it, or no class of the model. */
   const unjudged = (picture) => Boolean(result(picture)) && !verdict(picture);
@@ -35,7 +45,7 @@
   const flagged = (picture) => Boolean(result(picture)?.warnings.length);
   const missesBox = (picture) => result(picture)?.pointing === false;
   const shownScore = (value) =>
-    value === null ? "?" : report.score === "probability" ? value.toFixed(3) : value.toFixed(2);
+    value === null ? (detects ? "" : "?") : report.score === "probability" ? value.toFixed(3) : value.toFixed(2);
   const labelled = pictures.some((picture) => picture.expected !== null);
   const boxed = pictures.some((picture) => picture.results?.some((found) => found && found.pointing !== null));
   const targeted = pictures.some((picture) => picture.results?.some((found) => found && found.explained !== found.predicted));
@@ -84,7 +94,7 @@
 
   /* A picture of w x h with its map over the region that the model saw, fitted into a box of pixels. The map is coloured
      at `dense` times the size that it is shown at, and stretched from there. */
-  function stack(image, layer, [w, h], region, [boxWidth, boxHeight], description, dense = 1) {
+  function stack(image, layer, [w, h], region, [boxWidth, boxHeight], description, dense = 1, boxes = null) {
     const scale = Math.min(boxWidth / w, boxHeight / h);
     const [width, height] = [Math.max(1, Math.round(w * scale)), Math.max(1, Math.round(h * scale))];
     const element = make("span", { class: "stack" });
@@ -104,10 +114,30 @@
         width: `${(100 * (x1 - x0)) / w}%`, height: `${(100 * (y1 - y0)) / h}%`,
       });
       paint(canvas, layer.map).catch(() => canvas.remove());
-      element.append(canvas);
+      element.append(canvas, ...(boxes ?? []).map((box, i) => framed(box, boxes.slice(0, i), [w, h], dense >= 1)));
     } else if (layer?.overlay) {
       element.append(make("img", { src: webp(layer.overlay), alt: "", class: "over", decoding: "async" }));
     }
+    return element;
+  }
+
+  /* A box over its picture, as an overlay draws it; one that was not explained is left out there, too. Where a box
+     before it has its corner at the same place, the name stands a line lower. */
+  function framed([index, score, [x0, y0, x1, y1], , explained], before, [w, h], named) {
+    if (!explained) return "";
+    const inside = (value, end) => Math.min(Math.max(value, 0), end);
+    const [left, top, right, bottom] = [inside(x0, w), inside(y0, h), inside(x1, w), inside(y1, h)];
+    const element = make("span", { class: "box", "aria-hidden": "true" });
+    element.style.setProperty("--box", report.frames[index % report.frames.length]);
+    Object.assign(element.style, {
+      left: `${(100 * left) / w}%`, top: `${(100 * top) / h}%`,
+      width: `${(100 * (right - left)) / w}%`, height: `${(100 * (bottom - top)) / h}%`,
+    });
+    if (!named) return element;
+    const name = make("span", { class: top > 0.06 * h ? "above" : null }, `${before.length} ${className(index)} ${score.toFixed(2)}`);
+    const near = before.filter(([, , [x, y], , seen]) => seen && Math.abs(x - x0) < 0.12 * w && Math.abs(y - y0) < 0.04 * h);
+    name.style.transform = `translateY(${100 * near.length}%)`;
+    element.append(name);
     return element;
   }
 
@@ -120,6 +150,7 @@
     ok: (p) => !p.error && result(p) && !flagged(p),
     flagged,
     missed: missesBox,
+    bare,
     error: (p) => Boolean(p.error),
   };
   const ORDERS = {
@@ -128,13 +159,16 @@
     high: ["Score, high to low", (a, b) => key(b) - key(a)],
     low: ["Score, low to high", (a, b) => key(a, Infinity) - key(b, Infinity)],
     mistakes: ["Mistakes first, surest first", (a, b) => wrongness(b) - wrongness(a) || key(b) - key(a)],
-    class: ["Explained class", (a, b) => group(a) - group(b) || key(b) - key(a)],
+    class: detects
+      ? ["Number of boxes", (a, b) => boxCount(b) - boxCount(a) || key(b) - key(a)]
+      : ["Explained class", (a, b) => group(a) - group(b) || key(b) - key(a)],
   };
   const key = (i, missing = -Infinity) => {
     const value = result(pictures[i])?.score ?? null;
     return value === null ? (missing === Infinity ? Number.MAX_VALUE : -Number.MAX_VALUE) : value;
   };
   const wrongness = (i) => (verdict(pictures[i]) === "wrong" ? 1 : 0);
+  const boxCount = (i) => (result(pictures[i]) ? explainedBoxes(result(pictures[i])).length : -1);
   const group = (i) => result(pictures[i])?.explained ?? Number.MAX_SAFE_INTEGER;
 
   function select() {
@@ -147,7 +181,7 @@
     pictures.forEach((picture, index) => {
       const found = result(picture);
       if (text && !picture.name.toLowerCase().includes(text)) return;
-      if (wanted.class !== "" && found?.explained !== Number(wanted.class)) return;
+      if (wanted.class !== "" && !(found && explainedClasses(found).includes(Number(wanted.class)))) return;
       if (wanted.predicted !== "" && found?.predicted !== Number(wanted.predicted)) return;
       if (wanted.expected !== "" && picture.expected !== Number(wanted.expected)) return;
       if (judged && (judged === "neither" ? !unjudged(picture) : verdict(picture) !== judged)) return;
@@ -220,7 +254,7 @@
   }
   function fillTile(frame, [index, picture, found]) {
     const data = images(index);
-    if (data) frame.append(stack(data[0], data[1][variant], picture.size, found.region, [grid.width, grid.width], "", 0.5));
+    if (data) frame.append(stack(data[0], data[1][variant], picture.size, found.region, [grid.width, grid.width], "", 0.5, found.boxes));
     else if (data === null) frame.append(make("span", { class: "fault score" }, "not embedded"));
   }
   function fillTiles() {
@@ -254,7 +288,7 @@
         found.explained === null || found.explained === found.predicted ? null : make("span", { class: "score" }, `predicted ${className(found.predicted)}`),
         flagged(picture) ? make("span", { class: "flag" }, found.warnings[0]) : null,
         unknownClass(picture) ? make("span", { class: "flag" }, unknownClass(picture)) : null,
-        missesBox(picture) ? make("span", { class: "flag" }, "peak outside the box") : null,
+        missesBox(picture) ? make("span", { class: "flag" }, `peak outside ${theBox}`) : null,
       ].filter(Boolean);
       if (aside.length) lines.push(make("span", { class: "line" }, aside[0]));
     }
@@ -269,7 +303,7 @@
     if (picture.error) return `${picture.name}: not explained, ${picture.error.message}`;
     if (!found) return `${picture.name}: not in this run`;
     const judged = verdict(picture);
-    return [`${picture.name}: ${explainedName(found)}, score ${shownScore(found.score)}`,
+    return [`${picture.name}: ${explainedName(found)}${found.score === null && detects ? "" : `, score ${shownScore(found.score)}`}`,
       found.explained === null || found.explained === found.predicted ? "" : `predicted ${className(found.predicted)}`,
       judged ? (judged === "right" ? "prediction right" : `prediction wrong, expected ${className(picture.expected)}`) : unknownClass(picture),
       ...found.warnings].filter(Boolean).join(", ");
@@ -334,7 +368,7 @@
     if (found) {
       const data = images(index);
       const room = [frame.clientWidth, Math.max(220, window.innerHeight * 0.68)];
-      if (data) frame.append(stack(data[0], data[1][variant], picture.size, found.region, room, described(picture), Math.min(2, window.devicePixelRatio || 1)));
+      if (data) frame.append(stack(data[0], data[1][variant], picture.size, found.region, room, described(picture), Math.max(1, Math.min(2, window.devicePixelRatio || 1)), found.boxes));
     } else frame.append(make("p", { class: "fault" }, picture.error?.message ?? "not in this run"));
     $("large-opacity").parentElement.hidden = !found;
     $("large-facts").replaceChildren(...facts(picture, found));
@@ -352,6 +386,7 @@
     const judged = verdict(picture);
     const [w, h] = picture.size;
     return [
+      ...(found.boxes ? [make("h3", {}, plural(explainedBoxes(found).length, "box", "boxes")), make("ul", { class: "tops" }, found.boxes.map(boxFacts))] : []),
       found.top.length ? make("h3", {}, "Prediction") : null,
       make("ul", { class: "tops" }, found.top.map(([index, score]) =>
         make("li", {}, make("span", {}, className(index)), make("span", { class: "score" }, shownScore(score)),
@@ -362,8 +397,8 @@
       make("h3", {}, "Heat map"),
       pairs([
         ["explains", explainedName(found)], ["method", variants[variant].method], ["layer", found.layer, "mono"],
-        ["grid", found.grids.map(([y, x]) => `${y} × ${x}`).join(", ")], ["peak", `x ${found.peak[0]}, y ${found.peak[1]}`],
-        ["in the box", found.energy === null ? null : `${(100 * found.energy).toFixed(1)} % of the map, peak ${found.pointing ? "inside" : "outside"}`],
+        ["grid", found.grids.map(([y, x]) => `${y} × ${x}`).join(", ")], ["peak", found.boxes ? null : `x ${found.peak[0]}, y ${found.peak[1]}`],
+        [`in ${theBox}`, found.energy === null ? null : `${(100 * found.energy).toFixed(1)} % of the map, peak ${found.pointing ? "inside" : "outside"}`],
         ["smoothing", found.smoothing],
       ]),
       make("h3", {}, "Picture"),
@@ -371,6 +406,14 @@
         ["model saw", found.region.join() === `0,0,${w},${h}` ? "all of it" : `x ${found.region[0]} to ${found.region[2]}, y ${found.region[1]} to ${found.region[3]}`],
         ["file", picture.path, "mono"], ["sha256", picture.sha256, "mono"]]),
     ].filter(Boolean);
+  }
+  function boxFacts([index, score, edges, peak, explained], place) {
+    const [x0, y0, x1, y1] = edges.map(Math.round);
+    const colour = make("i", { class: "frame-colour" });
+    colour.style.background = report.frames[index % report.frames.length];
+    return make("li", { class: explained ? null : "aside" }, make("span", {}, colour, `${place} ${className(index)}`), make("span", { class: "score" }, shownScore(score)),
+      make("small", {}, `x ${x0} to ${x1}, y ${y0} to ${y1}`, peak ? `; peak at ${peak[0]}, ${peak[1]}` : explained ? "" : "; not explained"),
+      make("meter", { min: 0, max: 1, value: score, "aria-hidden": "true" }));
   }
   $("previous").addEventListener("click", () => enlarged > 0 && enlarge(enlarged - 1));
   $("next").addEventListener("click", () => enlarged < shown.length - 1 && enlarge(enlarged + 1));
@@ -393,14 +436,13 @@
   function tallied(of) {
     const counts = new Map();
     for (const picture of pictures) {
-      const value = of(picture);
-      if (value !== null && value !== undefined) counts.set(value, (counts.get(value) ?? 0) + 1);
+      for (const value of [of(picture)].flat()) if (value !== null && value !== undefined) counts.set(value, (counts.get(value) ?? 0) + 1);
     }
     return [...counts].sort((a, b) => (className(a[0]) < className(b[0]) ? -1 : 1)).map(([value, n]) => [value, `${className(value)} (${count(n)})`]);
   }
   function fillChoices() {
     const kept = ["class", "predicted", "expected"].map((id) => $(id).value);
-    fill("class", tallied((p) => result(p)?.explained), "any");
+    fill("class", tallied((p) => result(p) && explainedClasses(result(p))), "any");
     fill("predicted", tallied((p) => result(p)?.predicted), "any");
     fill("expected", tallied((p) => p.expected), "any");
     ["class", "predicted", "expected"].forEach((id, i) => { $(id).value = kept[i]; if ($(id).selectedIndex < 0) $(id).value = ""; });
@@ -443,10 +485,12 @@
     const rated = (n) => share(n, judged.length) + (judged.length < pictures.length ? ` of ${count(judged.length)}` : "");
     $("tally").replaceChildren(...[
       entry(pictures.length, pictures.length === 1 ? "picture" : "pictures", "", {}),
+      detects ? entry(explained.reduce((n, p) => n + explainedBoxes(result(p)).length, 0), "boxes", "", {}) : null,
+      detects ? entry(explained.filter(bare).length, "without a box", "", { state: "bare" }) : null,
       judged.length ? entry(right, `right, ${rated(right)}`, "right", { verdict: "right" }) : null,
       judged.length ? entry(wrong, `wrong, ${rated(wrong)}`, "wrong", { verdict: "wrong" }) : null,
       labelled && explained.some(unjudged) ? entry(explained.filter(unjudged).length, "no known class expected", "", { verdict: "neither" }) : null,
-      boxed ? entry(boxes.filter(missesBox).length, `of ${count(boxes.length)} peaks outside the box`, "flag", { state: "missed" }) : null,
+      boxed ? entry(boxes.filter(missesBox).length, `of ${count(boxes.length)} peaks outside ${theBox}`, "flag", { state: "missed" }) : null,
       entry(explained.filter(flagged).length, "flagged maps", "flag", { state: "flagged" }),
       entry(pictures.filter((p) => p.error).length, "not explained", "wrong", { state: "error" }),
     ].filter(Boolean));
@@ -637,7 +681,7 @@
     for (const [id] of parts) if (!$(`panel-${id}`).hidden) build(id);
   }
   const parts = [["pictures", "Pictures"], ["classes", "Classes"], ["confusion", "Confusion"], ["metrics", "Metrics"], ["provenance", "Provenance"]]
-    .filter(([id]) => (id !== "confusion" || labelled) && (id !== "metrics" || report.evaluation || report.localisation));
+    .filter(([id]) => (id !== "classes" || !detects) && (id !== "confusion" || (labelled && !detects)) && (id !== "metrics" || report.evaluation || report.localisation));
   for (const section of document.querySelectorAll("main > section")) {
     if (!parts.some(([id]) => section.id === `panel-${id}`)) section.classList.add("absent");
   }
@@ -680,11 +724,12 @@
   fill("palette", Object.keys(palettes).map((name) => [name, name]));
   fill("variant", variants.map((v, i) => [i, v.name]));
   fill("verdict", [["right", "right"], ["wrong", "wrong"], ["neither", "no known class expected"]], "any");
-  fill("state", [["ok", "explained, nothing flagged"], ["flagged", "flagged map"], ...(boxed ? [["missed", "peak outside the box"]] : []), ["error", "not explained"]], "any");
+  fill("state", [["ok", "explained, nothing flagged"], ["flagged", "flagged map"], ...(boxed ? [["missed", `peak outside ${theBox}`]] : []), ...(detects ? [["bare", "without a box"]] : []), ["error", "not explained"]], "any");
   fill("sort", Object.entries(ORDERS).filter(([id]) => id !== "mistakes" || labelled).map(([id, [text]]) => [id, text]));
-  $("least-name").textContent = report.score === "probability" ? "Probability from" : "Score from";
+  $("least-name").textContent = detects ? "Best box from" : report.score === "probability" ? "Probability from" : "Score from";
   $("variant-label").hidden = variants.length < 2;
-  $("predicted-label").hidden = !(targeted || labelled);
+  $("predicted-label").hidden = detects || !(targeted || labelled);
+  if (detects) $("class-label").firstChild.textContent = "Class of a box";
   for (const id of ["verdict-label", "expected-label"]) $(id).hidden = !labelled;
   $("filters").open = window.innerWidth > 720;
   $("palette").value = report.palette;
