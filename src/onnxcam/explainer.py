@@ -406,11 +406,12 @@ class Explainer:
         questions = self._questions(wanted, view)
         if not isinstance(targets, int) and not questions:
             return []
-        head = self._target_head
-        # A head that is fed the class needs to know which one is predicted; any question does where it is not.
-        first = [] if head and e.index in head.head.chosen else questions[:1]
-        asked = self._asked(first or self._questions([None], view))
-        results = self._results(tensor, asked, e.shared_outputs if head else None)
+        head, results = self._target_head, {}
+        if head or isinstance(targets, int):
+            # A head that is fed the class needs to know which one is predicted; any question does where it is not.
+            first = [] if head and e.index in head.head.chosen else questions[:1]
+            asked = self._asked(first or self._questions([None], view))
+            results = self._results(tensor, asked, e.shared_outputs if head else None)
         if isinstance(targets, int):
             if e.logits is None:
                 raise UsageError(f"the {targets} highest classes of a target that is no class", "give the targets")

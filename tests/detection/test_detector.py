@@ -210,6 +210,15 @@ def test_boxes_of_several_runs_of_the_head_share_one_map_too() -> None:
     assert together.boxes == tuple(e.boxes[0] for e in each) and len(together.raws) == 40
 
 
+def test_a_box_costs_one_run_of_the_model_beside_the_one_that_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    d, runs = squares(), []
+    monkeypatch.setitem(vars(d.explainer), "_target_head", None)  # else the second run ends at the layer
+    run = d.explainer._run
+    monkeypatch.setattr(d.explainer, "_run", lambda *args, **more: runs.append(1) or run(*args, **more))
+    d(two_squares(), 0)
+    assert len(runs) == 2
+
+
 def test_inside_scales_each_map_in_its_box_and_leaves_nothing_outside() -> None:
     d = squares()
     explanation = d(two_squares(), 0, inside=True)
