@@ -277,7 +277,7 @@ class Explainer:
         return explanation
 
     def check(self, target: TargetLike = None) -> None:
-        """Raises: UsageError where pictures are not what the model takes, or the target is none of it."""
+        """Raises: UsageError where pictures are not what the model takes, or the target is none of its own."""
         _check_channels(self.preprocess, self._explained.image)
         if target is not None:
             self._questions([target], self._whole)

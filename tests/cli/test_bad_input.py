@@ -140,7 +140,6 @@ DETECTORS: dict[str, tuple[list[str], str, str]] = {
     "web": ([], "boxes.onnx is a detector", "onnxcam export"),
     "evaluate": (["."], "boxes.onnx is a detector", "onnxcam explain"),
     "layers": (["--preview", "dog.png"], "this model is a detector", "--layer NAME"),
-    "explain": (["dog.png", "dog.png", "-o", "out"], "boxes.onnx is a detector", "a single picture"),
 }
 
 

@@ -122,7 +122,7 @@ def test_a_broken_picture_is_counted_and_the_others_are_explained(run: Run) -> N
     records = {r["name"]: r for r in read_records("out")}
     assert records["1b.png"]["error"]["kind"] == "PictureError" and "detected" not in records["1b.png"]
     Path("in/1b.png").write_bytes(Path("in/1.png").read_bytes())
-    assert run("in", "-o", "out")[1].startswith("5 pictures: 1 explained, 4 done before, 1 boxes, ")
+    assert run("in", "-o", "out")[1].startswith("5 pictures: 1 explained, 4 done before, 1 box, ")
 
 
 def test_a_run_that_was_cut_short_is_gone_on_with_and_ends_as_one_run_does(run: Run) -> None:

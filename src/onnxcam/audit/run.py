@@ -96,7 +96,7 @@ class Summary:
         parts = [f"{self.explained} explained"]
         parts += [f"{self.before} done before"] if self.before else []
         parts += [f"{self.errors} bad"] if self.errors else []
-        parts += [f"{self.boxes} boxes"] if self.boxes is not None else []
+        parts += [f"{self.boxes} box{'' if self.boxes == 1 else 'es'}"] if self.boxes is not None else []
         parts += [f"{self.bare} without a box"] if self.bare else []
         parts += [f"{self.flagged} with warnings"] if self.flagged else []
         parts += [f"{self.unknown} whose expected class the model does not have"] if self.unknown else []

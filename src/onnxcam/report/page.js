@@ -411,7 +411,7 @@
     const [x0, y0, x1, y1] = edges.map(Math.round);
     const colour = make("i", { class: "frame-colour" });
     colour.style.background = report.frames[index % report.frames.length];
-    return make("li", { class: explained ? null : "aside" }, make("span", {}, colour, `${place} ${className(index)}`), make("span", { class: "score" }, shownScore(score)),
+    return make("li", {}, make("span", {}, colour, `${place} ${className(index)}`), make("span", { class: "score" }, shownScore(score)),
       make("small", {}, `x ${x0} to ${x1}, y ${y0} to ${y1}`, peak ? `; peak at ${peak[0]}, ${peak[1]}` : explained ? "" : "; not explained"),
       make("meter", { min: 0, max: 1, value: score, "aria-hidden": "true" }));
   }
