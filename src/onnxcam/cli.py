@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from onnxcam.errors import OnnxCamError, OutputError, UnsupportedError, UsageError
+from onnxcam.errors import OnnxCamError, OutputError, PictureError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from onnxcam.check import CheckReport, LayerReport
@@ -580,6 +580,9 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.max_pixels} pixels", "give 1 or more")
     asked, arguments.method = arguments.method, arguments.method or "gradcam"
     if _is_folder_run(arguments):
+        alone = arguments.images[0] if len(arguments.images) == 1 else "-"
+        if alone != "-" and not any(c in alone for c in "*?[") and not Path(alone).exists():
+            raise PictureError(f"{alone}: no such file", "check the path")
         return _explain_many(arguments, asked)
     (image,) = arguments.images
     if image.lower().endswith(".cam.png"):

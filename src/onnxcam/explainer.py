@@ -44,7 +44,7 @@ from onnxcam.presets import (
     ultralytics,
     ultralytics_labels,
 )
-from onnxcam.runtime import RUNTIMES, ModelSession, OpenVinoSession, Session, serialised
+from onnxcam.runtime import RUNTIMES, ModelSession, OpenVinoSession, Session, check_providers, serialised
 from onnxcam.saliency import check_options, saliency_maps, volume_maps
 from onnxcam.targets import CLASS_INDEX, Question, Scene, TargetSpec
 
@@ -135,6 +135,7 @@ class Explainer:
         threads: int | None = None,
     ) -> None:
         check_options(normalize, fuse)
+        check_providers(runtime, providers, provider_options)
         if batch_size < 1:
             raise UsageError(f"batch size {batch_size}", "give 1 or more")
         file = read(model)

@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import math
 import os
 import shutil
 import time
@@ -32,7 +33,7 @@ from onnxcam.output import write_atomically
 from onnxcam.preprocess import PictureLike, Preprocess, View, load_picture
 from onnxcam.render import colormap as colormap_of
 from onnxcam.runtime import Session, onnxruntime
-from onnxcam.saliency import check_options, saliency_maps
+from onnxcam.saliency import MAX_CELLS, check_options, saliency_maps
 from onnxcam.targets import CLASS_INDEX, Target, TargetSpec, class_number
 
 Array = npt.NDArray[Any]
@@ -206,6 +207,9 @@ def export(
         output=output, normalize=normalize, fuse=fuse, preprocess=preprocess, labels=labels, size=size,
         input_layout=input_layout, threads=threads, custom_ops_library=custom_ops_library,
     )  # fmt: skip
+    if map_size is not None and math.prod(map_size) > MAX_CELLS:
+        height, width = map_size
+        raise UsageError(f"a map of {height}x{width} holds more than {MAX_CELLS:,} values", "choose a smaller map size")
     wanted = size or (python.preprocess.size if preprocess is not None else None)
     graph, image, bound = open_graph(
         file, size=python.preprocess.size, input_layout=input_layout, input_name=input_name, feeds=feeds

@@ -72,6 +72,20 @@ def provider_names(providers: Sequence[str] | None) -> list[str]:
     return names
 
 
+def check_providers(runtime: str, providers: Any, options: Any) -> None:
+    """Raises: UsageError where providers are no list of names, or options none of dictionaries, one for each; or more
+    than one is asked of OpenVINO."""
+    if providers is not None and (isinstance(providers, str) or not all(isinstance(p, str) for p in providers)):
+        raise UsageError(f"providers {providers!r} are no list of names", "give one, such as `providers=['cpu']`")
+    if options is not None and (isinstance(options, Mapping) or not all(isinstance(o, Mapping) for o in options)):
+        raise UsageError("provider options are no list of dictionaries", "give one dictionary for each provider")
+    count = len(providers or ["cpu"])
+    if options is not None and len(options) not in (0, count):
+        raise UsageError(f"{len(options)} provider options for {count} provider(s)", "give one for each")
+    if runtime == "openvino" and count > 1:
+        raise UsageError(f"OpenVINO runs on one device, not {count}", "`AUTO:GPU,CPU` lets it choose between several")
+
+
 class ModelSession(Protocol):
     """A model that runs. Safe to run from many threads."""
 

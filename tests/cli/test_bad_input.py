@@ -122,6 +122,11 @@ PICTURES: dict[str, tuple[Callable[[], str], str, str]] = {
 }  # fmt: skip
 
 
+def test_one_picture_that_does_not_exist_makes_no_folder(refused: Refused) -> None:
+    refused(["explain", "colours.onnx", "cat.png", "-o", "out/"], 5, "cat.png: no such file", "check the path")
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_that(name: str, refused: Refused) -> None:
     make, message, hint = PICTURES[name]

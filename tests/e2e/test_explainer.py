@@ -15,6 +15,7 @@ from PIL import Image
 
 import onnxcam
 from onnxcam import Explainer, Preprocess
+from onnxcam.demo import FOLDER
 from onnxcam.errors import UsageError
 
 LABELS = [f"kind {i}" for i in range(5)]
@@ -213,3 +214,19 @@ def test_explain_is_the_explainer_in_one_call() -> None:
     (picture,) = pictures(1)
     once = onnxcam.explain(network(), picture, 2, method="hirescam", threads=1)
     assert np.array_equal(once.values, Explainer(network(), method="hirescam", threads=1)(picture, 2).values)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"providers": "cpu"}, "providers 'cpu' are no list of names"),
+        ({"providers": [3]}, r"providers \[3\] are no list of names"),
+        ({"provider_options": {"device_id": 1}}, "provider options are no list of dictionaries"),
+        ({"provider_options": [{}, {}]}, r"2 provider options for 1 provider\(s\)"),
+        ({"runtime": "openvino", "providers": ["CPU", "GPU"]}, "OpenVINO runs on one device, not 2"),
+    ],
+    ids=lambda v: str(v),
+)
+def test_providers_that_are_no_list_of_names_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Explainer(FOLDER / "demo.onnx", **options)

@@ -645,6 +645,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"overlay": True, "normalize": "none"}, "an overlay needs one map"),
     ({"overlay": True, "map_size": (9, 9)}, "an overlay needs one map"),
     ({"overlay": True, "opacity": 2.0}, "opacity"),
+    ({"map_size": (100_000, 100_000)}, "a map of 100000x100000 holds more than"),
     ({"normalize": "l2"}, "unknown normalisation"),
     ({"method": "gradcan"}, "there is no method"),
     ({"layer": "nowhere"}, "no layer `nowhere`"),
