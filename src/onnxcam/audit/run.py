@@ -101,7 +101,7 @@ class Summary:
         parts += [f"{self.flagged} with warnings"] if self.flagged else []
         parts += [f"{self.unknown} whose expected class the model does not have"] if self.unknown else []
         rate = f", {self.explained / self.seconds:.1f}/s" if self.explained and self.seconds > 0 else ""
-        return f"{self.pictures} pictures: {', '.join(parts)}{rate} -> {folder}"
+        return f"{self.pictures} picture{'' if self.pictures == 1 else 's'}: {', '.join(parts)}{rate} -> {folder}"
 
 
 def audit(
