@@ -121,7 +121,9 @@ class Sources:
         if problems:
             more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise UsageError(
-                f"{path}: {len(problems)} line{'' if len(problems) == 1 else 's'} cannot be used\n  " + "\n  ".join(problems[:5]) + more,
+                f"{path}: {len(problems)} line{'' if len(problems) == 1 else 's'} cannot be used\n  "
+                + "\n  ".join(problems[:5])
+                + more,
                 "docs/audit-a-folder.md says what a manifest holds",
             )
         self.unused = tuple(unused)

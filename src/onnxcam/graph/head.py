@@ -53,7 +53,7 @@ def classifier_head(graph: Graph, output: str | None = None) -> Head:
     if not heads:
         raise UnsupportedError(
             f"no output holds one score per class: {output_listing(graph)}",
-            "what is asked for takes a classifier, with an output (N, classes)",
+            "classifiers have an output (N, classes); of others, `--element` or `--similar-to` says what to explain",
         )
     if heads[0].classes > MAX_CLASSES:
         raise ModelError(
