@@ -213,7 +213,8 @@ class OpenVinoSession:
                 return _Compiled(core.compile_model(part, device, settings), openvino.Tensor)
 
             self._compile = compiled
-            self._parts = {outputs: compiled(outputs) for outputs in [tuple(outputs or self.outputs)]}
+            usual = tuple(outputs or self.outputs)
+            self._parts = {usual: compiled(usual)}
             self._compiling = threading.Lock()
         except RuntimeError as error:  # OpenVINO raises nothing else
             raise ModelError(
@@ -254,7 +255,7 @@ class _Compiled:
         except IndexError:
             request = self._compiled.create_infer_request()
         try:
-            # `infer` takes long over a dictionary: a fiftieth of MobileNetV2's time. A tensor does not hold its array.
+            # Not `infer(feeds)`, which takes long over a dictionary. A tensor does not hold its array.
             held = {name: np.asarray(value, order="C") for name, value in feeds.items()}
             for name, value in held.items():
                 request.set_input_tensor(self._inputs[name], self._tensor(value, True))
