@@ -808,9 +808,7 @@ class _Trial:
         heatmap = got[self.names.heatmap]
         if heatmap.shape == expected.shape and np.isfinite(heatmap).all():
             gap = float(np.abs(heatmap - expected).max()) / (float(expected.max()) or 1.0)
-            baked = request.preprocess
-            half = HALF_TOLERANCE if baked is not None and baked.dtype == "float16" else BAKED_TOLERANCE
-            if gap <= (MAP_TOLERANCE if baked is None else half):
+            if gap <= self._map_tolerance:
                 return gap
             found = f"by {gap:.1e}"
         else:
@@ -819,6 +817,13 @@ class _Trial:
             f"the heat map of the exported file differs from `Explainer`'s {found}",
             "verify on a picture (`--picture`) in place of noise; if it stays, report this with the model",
         )
+
+    @property
+    def _map_tolerance(self) -> float:
+        baked = self.request.preprocess
+        if baked is None:
+            return MAP_TOLERANCE
+        return HALF_TOLERANCE if baked.dtype == "float16" else BAKED_TOLERANCE
 
     def _probe(self) -> dict[str, Array]:
         """What the target's inputs besides the class are fed."""
