@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
-from benchmarks.gradients import with_input_gradient
+from benchmarks.gradients import saliency
 from benchmarks.graphs import NETWORKS, pictures
-from benchmarks.measure import Row, Rows, Settings, ratio_row, session, session_options
+from benchmarks.measure import Row, Rows, Settings, ratio_row, session_options
 from benchmarks.overhead import CNNS
 from onnxcam import Explainer, OnnxCamError
 
@@ -61,7 +61,7 @@ def peers(settings: Settings) -> Rows:
                 cam.activations_and_grads.release()
         if name == "ConvNeXt-T":
             continue
-        saliency = session(with_input_gradient(model).SerializeToString(), settings)
+        salient = saliency(model, settings)
         frozen = as_torch(model)
         for parameter in frozen.parameters():
             parameter.requires_grad_(False)
@@ -72,10 +72,11 @@ def peers(settings: Settings) -> Rows:
             return gradient.numpy()
 
         x = pictures(1)
-        mine, other = saliency.run(["gradient"], {"image": x})[0], backward()
-        gap = float(np.abs(mine - other).max() / np.abs(other).max())
-        ours = partial(saliency.run, ["gradient"], {"image": x})
-        yield ratio_row("peers", f"gradient at the input, {name}, batch 1", ours, "PyTorch, weights frozen", backward,
+        (mine,) = salient.explain_tensor(x)
+        other = np.abs(backward()[0]).max(0)
+        gap = float(np.abs(mine.raw - other).max() / other.max())
+        ours = partial(salient.explain_tensor, x)
+        yield ratio_row("peers", f"saliency, {name}, batch 1", ours, "PyTorch, weights frozen", backward,
                         settings, target=1.7, better="higher", pause=PAUSE,
                         note=f"largest relative difference {gap:.0e}; {versions}")  # fmt: skip
 

@@ -276,19 +276,26 @@ def plan(
 
 @stage("rewrite")
 def explained_model(
-    graph: Graph, image: ImageInput, *, lean: bool = False, summed: bool = True, blocks: bool = False, **wanted: Any
+    graph: Graph,
+    image: ImageInput,
+    *,
+    lean: bool = False,
+    summed: bool = True,
+    channels_last: bool = False,
+    blocks: bool = False,
+    **wanted: Any,
 ) -> ExplainedModel:
     """Append target, gradient and alpha to a loaded graph. Arguments as for `rewrite` and `plan`.
 
-    lean: see ExplainedModel; summed: whether sums over channels are all that is made of A and alpha; blocks: whether
-    it is run by the kernels that `in_blocks` speaks of.
+    lean: see ExplainedModel; summed: whether sums over channels are all that is made of A and alpha; channels_last:
+    whether it is run by the kernels that `in_blocks` speaks of; blocks: see Builder.
     """
     chosen = plan(graph, image, **wanted)
     row, kind, layers = chosen.method, chosen.kind, chosen.layers
     summed = lean and summed and row.name in _CHANNEL_GRADIENTS and all(layer.channels for layer in layers)
     taken = chosen.names
     inputs = {i.role: free_name(i.role, taken) for i in kind.inputs}
-    op = Builder(graph)
+    op = Builder(graph, blocks=blocks)
     target = kind.build(op, inputs).at(graph, [layer.name for layer in layers])
     if row.gradients and target.differentiated[0] in graph:
         names = [layer.name for layer in layers]
@@ -308,7 +315,7 @@ def explained_model(
     decided = [value for value in target.resolved.values() if value not in given]
     ways: list[tuple[str, list[str]]] = [(layers[0].name, [])]
     if summed:
-        ways = [*_sums(context.op, layers, maps, blocks and all(in_blocks(graph, layer) for layer in layers))]
+        ways = [*_sums(context.op, layers, maps, channels_last and all(in_blocks(graph, layer) for layer in layers))]
         kept = (*(value for pair in maps for value in pair), *(raw for _, raws in ways for raw in raws))
         context.settle(*target.values, *kept)
     for start, raws in ways:
@@ -391,10 +398,10 @@ def explained_model(
 
 
 def _sums(
-    op: Builder, layers: Sequence[Layer], maps: Sequence[tuple[str, str]], blocks: bool
+    op: Builder, layers: Sequence[Layer], maps: Sequence[tuple[str, str]], last: bool
 ) -> Iterator[tuple[str, list[str]]]:
     """Ways to sum over channels, the best first: the value that is summed, of the first layer, and the sum of each."""
-    for channels_last in (True, False) if blocks else (False,):
+    for channels_last in (True, False) if last else (False,):
         raws = [
             channel_sum(op, layer, *pair, rank=3, channels_last=channels_last)
             for layer, pair in zip(layers, maps, strict=True)

@@ -17,13 +17,14 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
+from onnx import ModelProto, external_data_helper
 
 from onnxcam import _core
 from onnxcam.errors import PictureError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import BadPicture, Explanation, highest
-from onnxcam.graph.index import Graph
+from onnxcam.graph.blocks import keep_in_blocks, uses_blocks
+from onnxcam.graph.index import Graph, split_weights
 from onnxcam.graph.layers import Layer
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
@@ -44,7 +45,7 @@ from onnxcam.presets import (
     ultralytics,
     ultralytics_labels,
 )
-from onnxcam.runtime import RUNTIMES, ModelSession, OpenVinoSession, Session, check_providers, serialised
+from onnxcam.runtime import RUNTIMES, ModelSession, OpenVinoSession, Session, block_size, check_providers, serialised
 from onnxcam.saliency import check_options, saliency_maps, volume_maps
 from onnxcam.targets import CLASS_INDEX, Question, Scene, TargetSpec
 
@@ -146,6 +147,7 @@ class Explainer:
         graph, image, bound = open_graph(
             file, size=wanted, input_layout=input_layout, input_name=input_name, feeds=feeds
         )
+        x86 = (providers or ("cpu",))[0].lower().startswith("cpu") and platform.machine() in ("x86_64", "AMD64")
         explained = explained_model(
             graph,
             image,
@@ -158,7 +160,8 @@ class Explainer:
             options=method_options,
             lean=True,
             summed=not eigen_smooth,
-            blocks=(providers or ("cpu",))[0].lower().startswith("cpu") and platform.machine() in ("x86_64", "AMD64"),
+            channels_last=x86,
+            blocks=x86 and runtime == "onnxruntime",
         )
         notes = list(graph.notes)
         dense = (explained.kind.record() or {}).get("kind") == "segmentation"
@@ -189,7 +192,9 @@ class Explainer:
         self._progress = progress or (lambda done, total: None)
         self._file = replace(file, model=type(file.model)())
 
-        folder = file.folder
+        # Where weights lie beside the file; what a session is made of else needs no place.
+        external = any(external_data_helper.uses_external_data(t) for t in graph.initializers.values())
+        folder = file.folder if external else None
 
         if runtime not in RUNTIMES:
             raise UsageError(f"there is no runtime `{runtime}`", f"use one of {', '.join(RUNTIMES)}")
@@ -198,7 +203,9 @@ class Explainer:
                 "session options and custom operators are ONNX Runtime's", "leave them out with `openvino`"
             )
 
-        def session(rewritten: ModelProto | bytes, outputs: Sequence[str] | None = None) -> ModelSession:
+        def session(
+            rewritten: ModelProto | bytes, outputs: Sequence[str] | None = None, before: Graph | None = None
+        ) -> ModelSession:
             if runtime == "openvino":
                 (config,) = provider_options or ({},)
                 device = (providers or ("CPU",))[0].upper()
@@ -213,6 +220,7 @@ class Explainer:
                 options=session_options,
                 custom_ops_library=Path(custom_ops_library) if custom_ops_library is not None else None,
                 folder=folder,
+                refine=partial(_in_blocks, before) if before is not None else None,
             )
 
         self._open = session
@@ -221,10 +229,14 @@ class Explainer:
         cut_out = explained.target_head if explained.inputs else None
         self._head_model = cut_out() if cut_out is not None else None
         bare = Graph(graph.model, weights={}, shapes=graph.shapes, folder=folder, notes=graph.notes)
+        before = None
+        deep = _goes_back_through_convolutions(explained.model, len(graph.nodes))
+        if deep and x86 and runtime == "onnxruntime" and folder is None:
+            before = Graph(split_weights(explained.model)[0], weights={}, shapes=graph.shapes)
         whole, name = serialised(explained.model), file.name
         self._explained = e = replace(explained, model=ModelProto(), graph=bare, target_head=None)
         del file, graph, explained, cut_out
-        self._session = session(whole, e.outputs)
+        self._session = session(whole, e.outputs, before)
         self._heads = [HeadRunner(o.cut.head, session(o.cut.head.model)) for o in e.layers if o.cut is not None]
         notes += self._check_heads(bound) if self._heads else []
         self.notes: tuple[str, ...] = tuple(notes)
@@ -1018,6 +1030,14 @@ def _check_beside_defaults(changed: Mapping[str, Any], settings: Preprocess) -> 
             f"mean {min(settings.mean):g} is above every pixel: they lie in 0 to {white:g}",
             "for a mean of pixels of 0 to 255 add `--scale 1`",
         )
+
+
+def _goes_back_through_convolutions(model: ModelProto, own: int) -> bool:
+    return any(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node[own:])
+
+
+def _in_blocks(before: Graph, optimised: ModelProto) -> ModelProto | None:
+    return keep_in_blocks(optimised, before, block_size()) if uses_blocks(optimised) else None
 
 
 def _check_channels(settings: Preprocess, image: ImageInput) -> None:

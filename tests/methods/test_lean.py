@@ -83,7 +83,7 @@ def test_channels_are_summed_last_where_they_lie_in_blocks_and_the_head_needs_no
 ) -> None:
     model = network(head, 32, body)
     graph, image, _ = open_graph(read(model))
-    lean = explained_model(graph, image, lean=True, blocks=True)
+    lean = explained_model(graph, image, lean=True, channels_last=True)
     turned = any(n.op_type == "Transpose" and n.input[0] == "a" for n in lean.model.graph.node)
     assert turned == (BODIES[body] and head == "pooled")
     explainer = Explainer(model, threads=1)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from onnxcam.errors import UnsupportedError
@@ -21,7 +23,41 @@ def transpose(x: str, w: str, attributes: str = "", bias: str = "", **options: o
     return Case("ConvTranspose", given, body, polynomial=True, **options)
 
 
+# Strided kernels by phases, in the forms for blocks of channels.
+PHASES = [
+    ("[N,2,8,6]", "[4,2,3,3]", "strides=[2,2], pads=[1,1,1,1]", "[4]"),
+    ("[N,3,8,6]", "[17,3,3,3]", "strides=[2,2], pads=[1,1,1,1]"),  # all phases in one convolution
+    ("[N,17,8,6]", "[3,17,3,3]", "strides=[2,2], pads=[1,1,1,1]"),  # one each
+    ("[N,4,8,6]", "[6,2,3,3]", "group=2, strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,3,8,6]", "[3,1,5,5]", "group=3, strides=[2,2], pads=[2,2,2,2]"),
+    ("[N,3,14,10]", "[5,3,7,7]", "strides=[2,2], pads=[3,3,3,3]"),
+    ("[N,2,8,4]", "[4,2,2,2]", "strides=[2,2]"),
+    ("[N,2,9,6]", "[4,2,4,3]", "strides=[3,3], pads=[1,0,1,0]"),
+    ("[N,2,8,6]", "[4,2,1,1]", "strides=[2,2]"),
+    ("[N,4,9,6]", "[6,2,1,1]", "group=2, strides=[3,3]"),
+    ("[N,2,9,6]", "[4,2,5,4]", "strides=[3,3], pads=[2,0,0,1]"),
+    ("[N,2,8,6]", "[4,2,3,2]", 'strides=[2,2], auto_pad="SAME_UPPER"'),
+    ("[N,2,8,6]", "[4,2,3,2]", 'strides=[2,2], auto_pad="SAME_LOWER"'),
+]
+# What has no such form keeps the other one: phases of unlike sizes, without a tap, or with windows that begin late.
+NO_PHASES = [
+    ("[N,2,7,6]", "[4,2,3,3]", "strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,2,8,6]", "[4,2,3,3]", "strides=[2,1], pads=[1,1,1,1]"),
+    ("[N,2,9,9]", "[4,2,2,2]", "strides=[3,3]"),
+    ("[N,2,8,6]", "[4,2,1,1]", "strides=[2,2], pads=[1,1,0,0]"),
+    ("[N,2,9,6]", "[4,2,4,3]", "strides=[3,3], pads=[1,1,1,0]"),
+    ("[N,2,8,8]", "[4,2,3,3]", "strides=[2,2], pads=[2,2,0,0]"),
+    ("[N,2,8,8]", "[4,2,3,3]", "strides=[2,2], dilations=[2,2], pads=[2,2,2,2]"),
+    ("[N,2,8]", "[4,2,3]", "strides=[2], pads=[1,1]"),
+]
+
+
+def by_phases(x: str, w: str, attributes: str, *bias: str) -> Case:
+    return replace(conv(x, w, attributes, *bias, fixed=("w", "b")[: 1 + len(bias)]), blocks=True)
+
+
 CASES = [
+    *(by_phases(*arguments) for arguments in (*PHASES, *NO_PHASES)),
     # stride 1: flipped where the kernel is constant
     *both("[N,2,7]", "[4,2,3]", "", "[4]"),
     *both("[N,2,7]", "[4,2,3]", "pads=[1,1]"),
@@ -119,3 +155,12 @@ def test_unknown_sizes_are_a_designed_error_that_says_how_to_fix_them(kind: str)
     with pytest.raises(UnsupportedError, match="needs fixed sizes") as caught:
         gradient_at("double[N,3,H,W] x, double[3,3,2,2] w", f"y = {kind}")
     assert "--size" in caught.value.hint
+
+
+@pytest.mark.parametrize("case", [by_phases(*arguments) for arguments in (*PHASES, *NO_PHASES)], ids=lambda c: c.inputs)
+def test_what_can_be_split_into_phases_is(case: Case) -> None:
+    model = case.model(18)
+    rewritten, _ = gradients(model, ["x"], run(model, case.values(model), ["y"])[0].shape, blocks=True)
+    emitted = [n.op_type for n in rewritten.graph.node]
+    split = any(conv(*arguments).inputs == case.inputs and conv(*arguments).body == case.body for arguments in PHASES)
+    assert ("DepthToSpace" in emitted, "ConvTranspose" in emitted) == (split, not split)

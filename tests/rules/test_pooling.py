@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from support.vjp import Case, gradient_at
+from support.vjp import Case, gradient_at, gradients, run
 
 
 def pool(kind: str, x: str, attributes: str, **options: object) -> Case:
@@ -34,8 +36,27 @@ DILATED = [
 ]
 PADDED = [w for w in WINDOWS if "pads" in w[1] or "SAME" in w[1] or "ceil" in w[1]]
 
+# Small windows tap by tap, in the form for blocks of channels, and what has no such form.
+TAPS = [
+    ("[N,2,6,8]", "kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,2,6,8]", "kernel_shape=[2,2], strides=[2,2]"),
+    ("[N,2,5,6]", "kernel_shape=[3,3], pads=[1,1,1,1]"),
+    ("[N,2,6,8]", "kernel_shape=[3,2], strides=[2,2], pads=[1,0,0,0]"),
+    ("[N,2,6,8]", 'kernel_shape=[3,3], strides=[2,2], auto_pad="SAME_UPPER"'),
+    ("[N,2,6,8]", "kernel_shape=[3,3], strides=[2,2], ceil_mode=1"),
+    ("[N,2,6,9]", "kernel_shape=[3,3], strides=[3,3]"),
+]
+NO_TAPS = [
+    ("[N,2,7,8]", "kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,2,6,8]", "kernel_shape=[5,5], strides=[2,2], pads=[2,2,2,2]"),
+    ("[N,2,6,9]", "kernel_shape=[2,2], strides=[3,3]"),
+    ("[N,2,8]", "kernel_shape=[2], strides=[2]"),
+    ("[N,2,H,W]", "kernel_shape=[3,3], pads=[1,1,1,1]"),
+]
+
 CASES = [
     *(pool("MaxPool", x, attributes) for x, attributes in (*WINDOWS, *DILATED)),
+    *(replace(pool("MaxPool", x, attributes), blocks=True) for x, attributes in (*TAPS, *NO_TAPS)),
     pool("MaxPool", "[N,2,5,6]", "kernel_shape=[2,3], storage_order=1"),
     Case("MaxPool", "double[N,2,5,6] x", "y, i = MaxPool<kernel_shape=[2,3]>(x)"),
     *(pool("AveragePool", x, attributes, polynomial=True) for x, attributes in WINDOWS),
@@ -93,3 +114,17 @@ def test_global_maxpool_gradient_goes_to_the_first_maximum(runtime: bool) -> Non
 def test_p_norm_has_zero_slope_where_it_is_zero(kind: str) -> None:
     (found,) = gradient_at("double[1,1,4] x", f"y = {kind}(x)", x=[[[0.0, 0.0, 0.0, -1.0]]])
     assert found == [[[0, 0, 0, -1]]]
+
+
+@pytest.mark.parametrize(("x", "attributes"), TAPS)
+def test_tap_by_tap_the_first_of_equal_maxima_takes_it_as_by_indices(x: str, attributes: str) -> None:
+    case = pool("MaxPool", x, attributes)
+    model = case.model(18)
+    ties = np.random.default_rng(0).integers(0, 3, case.values(model)["x"].shape).astype(np.float64)
+    u = np.random.default_rng(1).integers(1, 9, run(model, {"x": ties}, ["y"])[0].shape).astype(np.float64)
+    found = []
+    for blocks in (False, True):
+        rewritten, names = gradients(model, ["x"], u.shape, blocks=blocks)
+        assert ("ScatterElements" in [n.op_type for n in rewritten.graph.node]) != blocks
+        found += run(rewritten, {"x": ties, "u": u}, [names["x"]])
+    np.testing.assert_array_equal(*found)

@@ -16,7 +16,7 @@ PROVEN = {kind for m in MODULES for kind in getattr(importlib.import_module(m), 
 
 
 def identified(case: Case, opset: int) -> object:
-    return pytest.param(case, opset, id=f"{case.inputs} | {case.body} @{opset}")
+    return pytest.param(case, opset, id=f"{case.inputs} | {case.body} @{opset}{' blocks' * case.blocks}")
 
 
 @pytest.mark.parametrize(("case", "opset"), [identified(c, o) for c in CASES for o in c.opsets])

@@ -41,7 +41,7 @@ class Case:
     kind: the operator under test, as keyed in RULES. domain: values of float inputs, all distinct and equally spaced;
     a mapping gives it per input. feeds: values of the other inputs. fixed: inputs that become initializers.
     polynomial: of degree 4 at most along any line, so that differences with step 1 are exact. since: first opset with
-    this form. expands: the operator has no rule of its own, its function body is differentiated.
+    this form. expands: the operator has no rule of its own, its function body is differentiated. blocks: as Builder's.
     """
 
     kind: str
@@ -57,6 +57,7 @@ class Case:
     expands: bool = False
     wrt: tuple[str, ...] | None = None
     runtime: bool = True
+    blocks: bool = False
     new_ops: tuple[type[OpRun], ...] = ()
 
     @property
@@ -106,11 +107,16 @@ def run(model: ModelProto, feeds: Feeds, names: list[str], new_ops: tuple[type[O
 
 
 def gradients(
-    model: ModelProto, wrt: list[str], cotangent: tuple[int, ...], y: str = "y", dtype: int = TensorProto.DOUBLE
+    model: ModelProto,
+    wrt: list[str],
+    cotangent: tuple[int, ...],
+    y: str = "y",
+    dtype: int = TensorProto.DOUBLE,
+    blocks: bool = False,
 ) -> tuple[ModelProto, dict[str, str]]:
     """The model with J^T u appended for an input `u` of the shape `cotangent`, and the gradients' names."""
     graph = Graph(model)
-    op = Builder(graph, dtype)
+    op = Builder(graph, dtype, blocks=blocks)
     grads = differentiate(graph, op, y, wrt, cotangent="u")
     assert all(grads.values()), f"no gradient reaches {[k for k, v in grads.items() if v is None]}"
     names = {k: str(v) for k, v in grads.items()}
@@ -138,13 +144,14 @@ def check_vjp(
     tolerance: float = 1e-8,
     step: float = 1e-3,
     new_ops: tuple[type[OpRun], ...] = (),
+    blocks: bool = False,
 ) -> None:
     """<u, J v> by differences of the original model equals <J^T u, v> of the rewritten one, for every input alone."""
     rng = np.random.default_rng(11)
     (primal,) = run(model, feeds, [y], new_ops)
     assert primal.dtype == np.float64
     u = rng.normal(size=primal.shape)
-    rewritten, names = gradients(model, wrt, primal.shape, y)
+    rewritten, names = gradients(model, wrt, primal.shape, y, blocks=blocks)
     same, *cotangents = run(rewritten, {**feeds, "u": u}, [y, *names.values()], new_ops)
     np.testing.assert_array_equal(same, primal)
     for name, dx in zip(names, cotangents, strict=True):
@@ -161,7 +168,8 @@ def check_case(case: Case, opset: int) -> None:
     """`check_vjp` for one case at one opset."""
     model = case.model(opset)
     step, tolerance = (1.0, 1e-12) if case.polynomial else (1e-3, 1e-8)
-    check_vjp(model, case.values(model), wrt_of(case, model), tolerance=tolerance, step=step, new_ops=case.new_ops)
+    options = {"tolerance": tolerance, "step": step, "new_ops": case.new_ops, "blocks": case.blocks}
+    check_vjp(model, case.values(model), wrt_of(case, model), **options)
 
 
 def wrt_of(case: Case, model: ModelProto) -> list[str]:
@@ -199,8 +207,8 @@ def check_runtime(case: Case, opset: int, dtype: str = "float", tolerance: float
     wrt, feeds = wrt_of(case, double), case.values(double)
     (primal,) = run(double, feeds, ["y"], case.new_ops)
     u = np.random.default_rng(11).normal(size=primal.shape).astype(np.float32).astype(np.float64)
-    exact_model, exact_names = gradients(double, wrt, primal.shape)
-    model, names = gradients(single, wrt, primal.shape, dtype=TensorProto.FLOAT)
+    exact_model, exact_names = gradients(double, wrt, primal.shape, blocks=case.blocks)
+    model, names = gradients(single, wrt, primal.shape, dtype=TensorProto.FLOAT, blocks=case.blocks)
     runtime = session(model)
     declared = {i.name for i in runtime.get_inputs()}
     given = {k: v for k, v in {**case.values(single), "u": u.astype(np.float32)}.items() if k in declared}

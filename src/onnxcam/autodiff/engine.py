@@ -103,6 +103,14 @@ class Primal:
         """`dx` in the shape of an input; the shape is a constant where at most one dimension is open."""
         return str(self._op.Reshape(dx, self._shape_operand(position)))
 
+    def reshaped_back(self, dy: str) -> str:
+        """`dy`, of the output's shape, in the first input's; an open batch that both have stays the same symbol."""
+        operand, given, made = self._shape_operand(0), self.shape(0), self.output_shape()
+        batch = made[0] if made else None
+        if isinstance(operand, list) and isinstance(batch, str) and given and given[0] == batch:
+            operand[0] = 0
+        return str(self._op.Reshape(dy, operand))
+
     def expanded(self, dx: str, position: int = 0, axes: Iterable[int] = ()) -> str:
         """`dx` broadcast to the shape of an input; `axes`: where `dx` is known to have size 1."""
         shape = self.shape(position)
@@ -191,7 +199,9 @@ def differentiate(
             spread = [part for part in parts if part in op.spread]
             bare = [op.spread[part][0] for part in spread[len(spread) == len(parts) :]]
             kept = [part for part in parts if part not in op.spread] or spread[:1]
-            cotangents[value] = parts = [op.Sum(*kept, *bare)]
+            # Of two an Add, which ONNX Runtime computes with all of its threads or as part of a convolution.
+            summed = op.Add if len(kept) + len(bare) == 2 else op.Sum
+            cotangents[value] = parts = [summed(*kept, *bare)]
         return parts[0] if parts else None
 
     for node, rule in zip(reversed(path), reversed(applied), strict=True):

@@ -10,7 +10,7 @@ from onnxcam.graph.build import Builder
 @vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze", wrt=(0,))
 def reshape(op: Builder, node: Primal, dy: str) -> Cotangents:
     """dx = dy in the input's shape."""
-    dx, shape = node.reshaped(dy), node.shape(0) or ()
+    dx, shape = node.reshaped_back(dy), node.shape(0) or ()
     if dy in op.one_hots and len(shape) > 2 and all(d == 1 for d in shape[2:]):
         op.one_hots[dx] = op.one_hots[dy]
     return (dx,)

@@ -22,11 +22,15 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, *_HALF)
 
 
 class Builder:
-    """Appends nodes to `graph`. `dtype` is the float type of every cotangent and scalar: float32, or float64."""
+    """Appends nodes to `graph`. `dtype` is the float type of every cotangent and scalar: float32, or float64.
 
-    def __init__(self, graph: Graph, dtype: int = TensorProto.FLOAT) -> None:
+    blocks: whether to prefer forms that can be computed in blocks of channels (see `onnxcam.graph.blocks`).
+    """
+
+    def __init__(self, graph: Graph, dtype: int = TensorProto.FLOAT, *, blocks: bool = False) -> None:
         self.graph = graph
         self.dtype = dtype
+        self.blocks = blocks
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self._constants: dict[tuple[Any, ...], str] = {}

@@ -64,7 +64,8 @@ class MethodContext:
         inputs: new ones, of one row per sample (a single one broadcasts).
         """
         one_hots, batch = self.op.one_hots, (self.graph.shape(self.picture.name) or (None,))[0]
-        self.op = Builder(self.op.extended(keep, inputs, {i.name: (batch, *_sizes(i)[1:]) for i in inputs}))
+        extended = self.op.extended(keep, inputs, {i.name: (batch, *_sizes(i)[1:]) for i in inputs})
+        self.op = Builder(extended, blocks=self.op.blocks)
         self.op.one_hots.update(one_hots)
 
     @property

@@ -1,0 +1,345 @@
+"""Keeps values in blocks of channels between the convolutions that ONNX Runtime computes in that layout.
+
+On CPUs its optimiser holds what convolutions make as (N, C/b, H, W, b), declared as (N, C, H, W), and turns it back for
+every operator that it has no such form of: for all the masks and slopes of a backward pass, which then spends a third
+of its time on turning. But an operator that goes element by element does not care for the order of its elements as long
+as all its operands have the same; one that moves whole cells of the picture has the same form one axis further left.
+This is a pass over the model that the optimiser leaves behind. The result runs with optimisation switched off.
+
+Values are named as in the model before, where they are (N, C, H, W); their shapes are known from there. No arithmetic
+is changed, but that a convolution that adds what it makes to something does so in another order.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxcam.graph.index import Graph, Node, Shape
+
+DOMAIN = "com.microsoft.nchwc"
+
+_COMPARISONS = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"})
+# Finite where their operands are, as the zeros are that fill up the last block.
+_ELEMENTWISE = _COMPARISONS | frozenset(
+    {"Add", "Cast", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "Min", "Mul", "Neg",
+     "QuickGelu", "Relu", "Sigmoid", "Sign", "Softplus", "Sub", "Sum", "Tanh", "Where"}
+)  # fmt: skip
+# What only copies or enlarges a value.
+_LATE = frozenset({"Cast", "ReorderInput", "ReorderOutput"})
+
+
+def uses_blocks(optimised: ModelProto) -> bool:
+    """Whether the optimiser holds anything in blocks of channels."""
+    return any(node.domain == DOMAIN for node in optimised.graph.node)
+
+
+def keep_in_blocks(optimised: ModelProto, before: Graph, block: int) -> ModelProto:
+    """What ONNX Runtime's optimiser made of `before`, with fewer turns between layouts and masks made early.
+
+    block: b, the channels that lie side by side. The nodes are in the order in which they are best run.
+    """
+    model = ModelProto()
+    model.CopyFrom(optimised)
+    blocks = _Blocks(optimised, before, block)
+    nodes = list(blocks.rewritten())
+    constants = [constant for _, made in nodes for constant in made]
+    del model.graph.node[:]
+    model.graph.node.extend(masks_early(_sums_in_convolutions([node for node, _ in nodes], blocks.suffix)))
+    model.graph.initializer.extend(constants)
+    return model
+
+
+class _Blocks:
+    """Which nodes can work on blocks, which do so with profit, and what they become."""
+
+    def __init__(self, optimised: ModelProto, before: Graph, block: int) -> None:
+        self._nodes = list(optimised.graph.node)
+        self._constants = {t.name: t for t in optimised.graph.initializer}
+        self._outputs = {o.name for o in optimised.graph.output}
+        self._shape: Callable[[str], Shape | None] = before.shape
+        self._b = block
+        self._producer = {o: i for i, node in enumerate(self._nodes) for o in node.output if o}
+        self._readers: dict[str, list[int]] = defaultdict(list)
+        for i, node in enumerate(self._nodes):
+            for value in dict.fromkeys(_reads(node)):
+                self._readers[value].append(i)
+        suffixes = ("/blocks" + "_" * n for n in range(len(self._producer) + 1))
+        self.suffix = next(s for s in suffixes if not any(value.endswith(s) for value in self._producer))
+        # The names under which values of (N, C, H, W) lie in blocks.
+        self._turned_back = {n.output[0]: n for n in self._nodes if _turns(n, "ReorderOutput")}
+        self._held = self._profitable()
+
+    def _data(self, node: NodeProto) -> list[str]:
+        """The operands that have more than one element, but for constants that say how."""
+        operands = node.input[:1] if node.op_type in ("Pad", "Slice") else node.input
+        return [v for v in dict.fromkeys(operands) if v and not self._is_scalar(v)]
+
+    def _is_scalar(self, value: str) -> bool:
+        known = self._constants.get(value)
+        shape = known.dims if known is not None else self._shape(value)
+        return shape is not None and all(d == 1 for d in shape)
+
+    def _map(self, value: str) -> tuple[int, int, int] | None:
+        """C, H and W of a (N, C, H, W) value that can be turned into blocks."""
+        shape = self._shape(value) or ()
+        if len(shape) != 4 or value in self._constants:
+            return None
+        _, c, h, w = shape
+        fixed = isinstance(c, int) and isinstance(h, int) and isinstance(w, int)
+        return (int(c), int(h), int(w)) if fixed and int(c) % 4 == 0 else None  # type: ignore[arg-type]
+
+    def _can(self, node: NodeProto) -> bool:
+        if node.domain not in ("", "com.microsoft") or len(node.output) != 1:
+            return False
+        data, maps = self._data(node), [self._map(v) for v in (*self._data(node), node.output[0])]
+        if not data or None in maps:
+            return False
+        if node.op_type == "Cast":
+            return helper.get_node_attr_value(node, "to") in (TensorProto.FLOAT, TensorProto.BOOL)
+        if node.op_type in _ELEMENTWISE:
+            return all(self._shape(v) == self._shape(node.output[0]) for v in data)
+        # Whole blocks only: cells are moved with all of their channels.
+        if any(found and found[0] % self._b for found in maps):
+            return False
+        if node.op_type == "Pad":
+            constant = all(a.s == b"constant" for a in node.attribute)
+            pads = self._numbers(node, 1) if constant and not "".join(node.input[3:]) else None
+            return pads is not None and not any((pads[0], pads[4], pads[1] % self._b, pads[5] % self._b))
+        if node.op_type == "Slice":
+            numbers = [self._numbers(node, i) for i in range(1, len(node.input))]
+            return len(numbers) == 4 and None not in numbers and {2, 3}.issuperset(numbers[2] or ())
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "DepthToSpace":
+            return bool(attributes.get("mode", b"DCR") == b"DCR")
+        return node.op_type == "Concat" and bool(attributes["axis"] == 1)
+
+    def _numbers(self, node: NodeProto, position: int) -> list[int] | None:
+        """A constant operand that says how, of 4 x 2 sizes at most; None where it is none."""
+        known = self._constants.get(node.input[position])
+        return None if known is None or math.prod(known.dims) > 8 else [*map(int, numpy_helper.to_array(known).flat)]
+
+    def _profitable(self) -> set[int]:
+        """Nodes to hold in blocks: those that can and read such values, less those that would cost more turns."""
+        held: set[int] = set()
+        for i, node in enumerate(self._nodes):
+            if self._can(node) and any(
+                v in self._turned_back or self._producer.get(v) in held for v in self._data(node)
+            ):
+                held.add(i)
+        pending = sorted(held)
+        while pending:
+            i = pending.pop()
+            if i in held and (self._cut_off(i, held) or self._gain(i, held) < 0):
+                held.discard(i)
+                around = [self._producer.get(v) for v in self._data(self._nodes[i])]
+                around += self._readers[self._nodes[i].output[0]]
+                pending += [n for n in around if n is not None and n in held]
+        for part in self._connected(held):
+            values = {v for i in part for v in (*self._data(self._nodes[i]), self._nodes[i].output[0])}
+            without = held - part
+            if sum(self._turns(v, held) - self._turns(v, without) for v in values) >= 0:
+                held = without
+        return held
+
+    def _connected(self, held: set[int]) -> Iterator[set[int]]:
+        """The nodes in parts that share no value."""
+        left = set(held)
+        while left:
+            part, pending = set[int](), [left.pop()]
+            while pending:
+                i = pending.pop()
+                part.add(i)
+                for value in (*self._data(self._nodes[i]), self._nodes[i].output[0]):
+                    near = left.intersection((*self._readers[value], self._producer.get(value, -1)))
+                    left -= near
+                    pending += near
+            yield part
+
+    def _is_bool(self, i: int) -> bool:
+        node = self._nodes[i]
+        return node.op_type in _COMPARISONS or (
+            node.op_type == "Cast" and helper.get_node_attr_value(node, "to") == TensorProto.BOOL
+        )
+
+    def _cut_off(self, i: int, held: set[int]) -> bool:
+        """Whether a truth value would have to be turned, which only floats can be."""
+        node, made = self._nodes[i], self._nodes[i].output[0]
+        reads = [p for v in self._data(node) if (p := self._producer.get(v)) is not None]
+        return any(self._is_bool(p) and p not in held for p in reads) or (
+            self._is_bool(i) and (made in self._outputs or any(r not in held for r in self._readers[made]))
+        )
+
+    def _turns(self, value: str, held: set[int]) -> bool:
+        """Whether a value has to be turned, if some nodes are held in blocks."""
+        readers = [self._nodes[r] for r in self._readers[value] if r not in held]
+        plain = value in self._outputs or any(not _turns(node, "ReorderInput") for node in readers)
+        if value in self._turned_back or self._producer.get(value) in held:
+            return plain
+        return len(readers) < len(self._readers[value]) or any(_turns(node, "ReorderInput") for node in readers)
+
+    def _gain(self, i: int, held: set[int]) -> int:
+        """Turns saved by holding a node in blocks beside the others."""
+        around = (*self._data(self._nodes[i]), self._nodes[i].output[0])
+        with_it = sum(self._turns(v, held) for v in around)
+        held.discard(i)
+        without = sum(self._turns(v, held) for v in around)
+        held.add(i)
+        return without - with_it
+
+    def rewritten(self) -> Iterator[tuple[NodeProto, list[TensorProto]]]:
+        """The nodes in an order that runs, each with the constants that it brings."""
+        blocked: dict[str, str] = {}  # (N, C, H, W) value -> its name in blocks, once there
+        renamed: dict[str, str] = {}  # what a dropped turn made -> what it is now
+        turned: set[str] = set()  # values in blocks that are there as (N, C, H, W) too
+
+        def plain(value: str) -> Iterator[tuple[NodeProto, list[TensorProto]]]:
+            if value in blocked and value not in turned:
+                turned.add(value)
+                back = NodeProto()
+                back.CopyFrom(self._turned_back.get(value) or self._turn_back(value))
+                back.input[:] = [blocked[value]]
+                yield back, []
+
+        for i, node in enumerate(self._nodes):
+            if _turns(node, "ReorderOutput"):
+                blocked[node.output[0]] = renamed.get(node.input[0], node.input[0])
+            elif _turns(node, "ReorderInput") and node.input[0] in blocked:
+                renamed[node.output[0]] = blocked[node.input[0]]
+            elif i in self._held:
+                for value in self._data(node):
+                    if value not in blocked:
+                        blocked[value] = value + self.suffix
+                        turned.add(value)
+                        turn = helper.make_node("ReorderInput", [value], [blocked[value]], domain=DOMAIN)
+                        yield turn, []
+                made = node.output[0]
+                blocked[made] = made + self.suffix
+                yield from self._in_blocks(node, blocked)
+            else:
+                for value in _reads(node):
+                    yield from plain(value)
+                moved = NodeProto()
+                moved.CopyFrom(node)
+                moved.input[:] = [renamed.get(v, v) for v in node.input]
+                yield moved, []
+                if _turns(node, "ReorderInput"):
+                    blocked[node.input[0]] = node.output[0]
+                    turned.add(node.input[0])
+        for value in self._outputs:
+            yield from plain(value)
+
+    def _turn_back(self, value: str) -> NodeProto:
+        channels, _, _ = self._map(value) or (0, 0, 0)
+        return helper.make_node("ReorderOutput", [""], [value], domain=DOMAIN, channels=channels)
+
+    def _in_blocks(self, node: NodeProto, blocked: Mapping[str, str]) -> Iterator[tuple[NodeProto, list[TensorProto]]]:
+        x, made = node.input[0], node.output[0]
+        y, b = blocked[made], self._b
+        c, h, w = self._map(made) or (0, 0, 0)
+        before, below, right = self._map(x) or (0, 0, 0)
+
+        def view(value: str, name: str, shape: Sequence[int]) -> tuple[NodeProto, list[TensorProto]]:
+            sizes = numpy_helper.from_array(np.asarray(shape, np.int64), f"{name}/shape")
+            return helper.make_node("Reshape", [value, sizes.name], [name]), [sizes]
+
+        cells = [-1, before // b, below, right, b]
+        if node.op_type == "Pad":
+            pads = self._numbers(node, 1) or []
+            around = np.asarray([*pads[:4], 0, *pads[4:], 0], np.int64) // ([1, b, 1, 1, 1] * 2)
+            sizes = numpy_helper.from_array(around, f"{y}/pads")
+            yield view(blocked[x], f"{y}/cells", cells)
+            yield helper.make_node("Pad", [f"{y}/cells", sizes.name, *node.input[2:3]], [f"{y}/moved"]), [sizes]
+            yield view(f"{y}/moved", y, [-1, c, h, w])
+        elif node.op_type == "Slice":
+            yield view(blocked[x], f"{y}/cells", cells)
+            yield helper.make_node("Slice", [f"{y}/cells", *node.input[1:]], [f"{y}/moved"]), []
+            yield view(f"{y}/moved", y, [-1, c, h, w])
+        elif node.op_type == "DepthToSpace":
+            s = helper.get_node_attr_value(node, "blocksize")
+            yield view(blocked[x], f"{y}/cells", [-1, s, s, c // b, below, right, b])
+            moved = helper.make_node("Transpose", [f"{y}/cells"], [f"{y}/moved"], perm=[0, 3, 4, 1, 5, 2, 6])
+            yield moved, []
+            yield view(f"{y}/moved", y, [-1, c, h, w])
+        else:
+            same = NodeProto()
+            same.CopyFrom(node)
+            same.input[:] = [blocked.get(v, v) if v not in self._constants else v for v in node.input]
+            same.output[:] = [y]
+            yield same, []
+
+
+def _sums_in_convolutions(nodes: Sequence[NodeProto], suffix: str) -> list[NodeProto]:
+    """Additions in blocks done by the convolutions that make a summand, if nothing else reads it."""
+    producer = {o: i for i, node in enumerate(nodes) for o in node.output}
+    reads = Counter(v for node in nodes for v in _reads(node))
+    summed: dict[int, NodeProto | None] = {}
+    for i, node in enumerate(nodes):
+        if node.op_type != "Add" or not node.output[0].endswith(suffix):
+            continue
+        for value, other in (node.input, reversed(node.input)):
+            made = producer.get(value)
+            conv = nodes[made] if made is not None and reads[value] == 1 else None
+            plain = conv is not None and conv.domain == DOMAIN and conv.op_type == "Conv" and len(conv.input) < 4
+            if conv is not None and plain and all(a.name != "activation" for a in conv.attribute):
+                both = NodeProto()
+                both.CopyFrom(conv)
+                both.input[:] = [*conv.input, *[""] * (3 - len(conv.input)), other]
+                both.output[:] = node.output
+                summed |= {producer[value]: None, i: both}
+                break
+    return [kept for i, node in enumerate(nodes) if (kept := summed.get(i, node)) is not None]
+
+
+def _reads(node: NodeProto) -> tuple[str, ...]:
+    return Node(node, 0).reads
+
+
+def _turns(node: NodeProto, op_type: str) -> bool:
+    """Whether a node turns (N, C, H, W) into blocks, or back."""
+    last = any(a.name == "channels_last" and a.i for a in node.attribute)
+    return bool(node.domain == DOMAIN and node.op_type == op_type and not last)
+
+
+def masks_early(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """The nodes of a graph in another order that runs: truth values at once, copies and casts when they are needed.
+
+    A mask is then made while the activations that it is made of are in the cache, and these are not kept for it, only
+    a byte for each of them. All other nodes stay as they are ordered. Linear in the nodes.
+    """
+    producer = {o: node for node in nodes for o in node.output if o}
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
+    masks: set[str] = set()  # truth values, and what nothing but they are made of
+    for node in reversed(nodes):
+        read = [reader for value in node.output for reader in readers[value]]
+        if node.op_type in _COMPARISONS or (read and all(reader.output[0] in masks for reader in read)):
+            masks.add(node.output[0])
+        for value in dict.fromkeys(_reads(node)):
+            readers[value].append(node)
+    ordered: list[NodeProto] = []
+    made: set[str] = set()
+
+    def place(node: NodeProto) -> None:
+        pending = [node]
+        while pending:
+            last = pending[-1]
+            missing = [producer[v] for v in _reads(last) if v in producer and v not in made]
+            if missing and not made.issuperset(last.output):
+                pending += missing
+                continue
+            pending.pop()
+            if made.issuperset(last.output):
+                continue
+            ordered.append(last)
+            made.update(last.output)
+            following = (reader for value in last.output for reader in readers[value] if reader.output[0] in masks)
+            pending += [mask for mask in following if all(v in made for v in _reads(mask) if v in producer)]
+
+    for node in nodes:
+        if node.op_type not in _LATE and node.output[0] not in masks:
+            place(node)
+    for node in nodes:
+        place(node)
+    return ordered

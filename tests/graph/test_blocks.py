@@ -1,0 +1,318 @@
+"""The pass over ONNX Runtime's optimised model: the same numbers with fewer turns, in an order that runs."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
+
+from onnxcam import Explainer
+from onnxcam.graph.blocks import DOMAIN, keep_in_blocks, masks_early, uses_blocks
+from onnxcam.graph.index import Graph
+from onnxcam.runtime import Session, block_size
+
+pytest.importorskip("onnxruntime")
+
+H, W = 8, 6
+TURNS = ("ReorderInput", "ReorderOutput")
+
+
+class Net:
+    """A model in ONNX text over `x` (N, 3, H, W), with seeded weights for the convolutions that it names."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.weights: dict[str, np.ndarray] = {}
+        self.rng = np.random.default_rng(3)
+
+    def conv(self, y: str, x: str, m: int, c: int, k: int = 3, group: int = 1, stride: int = 1) -> str:
+        self.weights[f"{y}_w"] = self.rng.normal(size=(m, c // group, k, k), scale=(c * k * k // group) ** -0.5)
+        at = f"pads=[{k // 2},{k // 2},{k // 2},{k // 2}], group={group}, strides=[{stride},{stride}]"
+        return self.say(f"{y} = Conv<{at}>({x}, {y}_w)")
+
+    def say(self, line: str) -> str:
+        self.lines.append(line)
+        return line.split(" =")[0]
+
+    def model(self, *outputs: str, more: str = "") -> ModelProto:
+        for i, line in enumerate(self.lines):
+            self.lines[i] = line.replace("0.5", "half").replace("0.0", "nil")
+        declared = ", ".join(f"float[] {y}" if y[0] != "b" else f"bool[] {y}" for y in outputs)
+        text = f"""<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,{H},{W}] x{more}) => ({declared})
+            <float half = {{0.5}}, float nil = {{0}}, int64[8] around = {{0,0,1,-1,0,0,-1,1}},
+             int64[8] channels = {{0,32,0,0,0,32,0,0}}, int64[8] some = {{0,4,0,0,0,4,0,0}},
+             int64[2] from = {{1,0}}, int64[2] to = {{8,6}}, int64[2] sides = {{2,3}}, int64[2] steps = {{2,2}}>
+            {{ {chr(10).join(self.lines)} }}"""
+        model = parser.parse_model(text)
+        model.graph.initializer.extend(
+            numpy_helper.from_array(w.astype(np.float32), name) for name, w in self.weights.items()
+        )
+        for output in model.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        onnx.checker.check_model(model)
+        return model
+
+
+def refined(model: ModelProto) -> tuple[Session, ModelProto, ModelProto]:
+    """A session of the refined model, what the optimiser made and what became of it."""
+    seen: list[ModelProto] = []
+
+    def refine(optimised: ModelProto) -> ModelProto:
+        if not uses_blocks(optimised):
+            pytest.skip("this ONNX Runtime has no layout of blocks here")
+        seen.append(optimised)
+        seen.append(keep_in_blocks(optimised, Graph(model), block_size()))
+        return seen[-1]
+
+    return Session(model, threads=1, refine=refine), seen[0], seen[1]
+
+
+def turns(model: ModelProto) -> int:
+    return sum(node.op_type in TURNS for node in model.graph.node)
+
+
+def check(model: ModelProto, tolerance: float = 0.0) -> tuple[ModelProto, ModelProto]:
+    """The refined session's outputs are the plain one's, for one picture and three."""
+    session, before, after = refined(model)
+    plain = Session(model, threads=1)
+    for n in (1, 3):
+        x = np.random.default_rng(n).normal(size=(n, 3, H, W)).astype(np.float32)
+        for name, want in plain.run({"x": x}).items():
+            have = session.run({"x": x})[name]
+            assert have.dtype == want.dtype
+            np.testing.assert_allclose(have, want, rtol=tolerance, atol=tolerance, err_msg=name)
+    assert turns(after) <= turns(before)
+    return before, after
+
+
+def masked(channels: int = 32) -> Net:
+    """A convolution, its mask, and another convolution of what is masked."""
+    net = Net()
+    net.conv("a", "x", channels, 3)
+    net.say("r = Relu(a)")
+    net.say("b = Greater(r, 0.5)")
+    net.say("m = Cast<to=1>(b)")
+    net.conv("c", "r", channels, channels)
+    net.say("d = Mul(c, m)")
+    net.conv("e", "d", channels, channels)
+    return net
+
+
+@pytest.mark.parametrize("channels", [32, 24, 20])
+def test_masks_between_convolutions_cost_no_turn(channels: int) -> None:
+    _, after = check(masked(channels).model("e"))
+    assert [n.op_type for n in after.graph.node].count("ReorderInput") == 0
+    assert [n.op_type for n in after.graph.node].count("ReorderOutput") == 1  # the output's
+
+
+def test_a_mask_is_made_right_behind_its_activations_and_cast_right_before_it_is_read() -> None:
+    _, after = check(masked().model("e"))
+    assert [n.op_type for n in after.graph.node] == ["Conv", "Greater", "Conv", "Cast", "Mul", "Conv", "ReorderOutput"]
+
+
+def test_what_cannot_be_turned_stays_as_it_was() -> None:
+    before, after = check(masked(6).model("e"))  # six channels are no multiple of four
+    assert turns(before) == turns(after)
+
+
+@pytest.mark.parametrize("outputs", [("e", "b"), ("e", "m"), ("e", "d", "r")], ids=" ".join)
+def test_outputs_are_turned_back_and_a_truth_value_never_is(outputs: tuple[str, ...]) -> None:
+    check(masked().model(*outputs))
+
+
+def test_a_sum_becomes_part_of_the_convolution_that_nothing_else_reads() -> None:
+    net = masked()
+    net.say("s = Add(e, d)")
+    net.conv("f", "s", 32, 32)
+    _, after = check(net.model("f"), 1e-6)
+    assert "Add" not in [n.op_type for n in after.graph.node]
+    for more in ("e", "s"):
+        check(net.model("f", more), 1e-6)
+
+
+def test_a_sum_of_one_value_with_itself_is_no_part_of_a_convolution() -> None:
+    net = Net()
+    net.conv("a", "x", 32, 3)
+    net.say("s = Add(a, a)")
+    net.say("t = Sigmoid(s)")
+    net.say("u = Sub(0.5, t)")
+    net.conv("c", "u", 32, 32)
+    check(net.model("c"))
+
+
+MOVES = {
+    "depth to space": ("p = DepthToSpace<blocksize=2>(m)", 64, 16),
+    "depth to space, depth last": ('p = DepthToSpace<blocksize=2, mode="CRD">(m)', 64, 16),
+    "depth to space, half a block": ("p = DepthToSpace<blocksize=2>(m)", 32, 8),
+    "pad": ("p = Pad(m, around, half)", 32, 32),
+    "pad with channels": ("p = Pad(m, channels, half)", 32, 96),
+    "pad with half a block": ("p = Pad(m, some, half)", 32, 40),
+    "pad at the edge": ('p = Pad<mode="edge">(m, around)', 32, 32),
+    "slice": ("p = Slice(m, from, to, sides, steps)", 32, 32),
+    "concatenation": ("p = Concat<axis=1>(m, n)", 32, 64),
+    "concatenation of rows": ("p = Concat<axis=2>(m, n)", 32, 32),
+    "a spread operand": ("p = Mul(m, g)", 32, 32),
+    "a selection": ("p = Where(b, m, n)", 32, 32),
+}
+
+
+@pytest.mark.parametrize("line", MOVES)
+@pytest.mark.parametrize("wide", [1, 2])
+def test_cells_are_moved_in_blocks_or_not_at_all(line: str, wide: int) -> None:
+    text, before, after = MOVES[line]
+    net = Net()
+    net.conv("a", "x", before * wide, 3)
+    net.say("n = Sigmoid(a)")
+    net.say("b = Less(n, 0.5)")
+    net.say("k = Cast<to=1>(b)")
+    net.conv("c", "n", before * wide, before * wide)
+    net.say("g = GlobalAveragePool(c)")
+    net.say("m = Mul(c, k)")
+    net.conv("f", net.say(text), 32, after + before * (wide - 1) if "Pad" in text else after * wide)
+    check(net.model("f"), 1e-6)
+
+
+def test_what_a_branch_reads_is_turned_back() -> None:
+    net = masked()
+    net.say("z = ReduceMax<keepdims=0>(e)")
+    net.say("t = Greater(z, 0.5)")
+    net.say("o = If(t) <then_branch = g1 () => (float[] p) { p = Add(d, half) },"
+            " else_branch = g2 () => (float[] q) { q = Sub(m, half) }>")  # fmt: skip
+    check(net.model("o", "e"))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_networks_compute_the_same(seed: int) -> None:
+    """Convolutions and whatever else of one shape, in any order, every value read any number of times."""
+    rng = np.random.default_rng(seed)
+    net = Net()
+    channels = int(rng.choice([16, 24, 32, 12]))
+    values, truths = [net.conv("v0", "x", channels, 3)], []
+    for i in range(1, 14):
+        a, b = (str(v) for v in rng.choice(values, 2))
+        kind = rng.integers(0, 12)
+        if kind < 4:
+            group = channels if rng.random() < 0.3 else 1
+            values.append(net.conv(f"v{i}", a, channels, channels, int(rng.choice([1, 3])), group))
+        elif kind == 4:
+            truths.append(net.say(f"b{i} = {rng.choice(['Greater', 'Less'])}({a}, {rng.choice(['0.0', b])})"))
+        elif kind == 5 and len(truths) > 1:
+            truths.append(net.say(f"b{i} = {rng.choice(['And', 'Or'])}({truths[-1]}, {truths[-2]})"))
+        elif kind == 6 and truths:
+            values.append(net.say(f"v{i} = Cast<to=1>({rng.choice(truths)})"))
+        elif kind == 7:
+            values.append(net.say(f"v{i} = Pad({a}, around, half)"))
+        elif kind == 8:
+            values.append(net.say(f"v{i} = {rng.choice(['Relu', 'Sigmoid', 'Tanh', 'Neg'])}({a})"))
+        else:
+            values.append(net.say(f"v{i} = {rng.choice(['Mul', 'Add', 'Sub', 'Max'])}({a}, {b})"))
+    last = net.conv("last", values[-1], 16, channels)
+    more = [str(v) for v in rng.choice([*values, *truths], 2, replace=False)]
+    check(net.model(last, *dict.fromkeys(more)), 2e-5)
+
+
+def test_an_order_runs_and_loses_nothing() -> None:
+    """Also where thousands of nodes hang on one truth value."""
+    nodes = [helper.make_node("Relu", ["x"], ["r0"])]
+    nodes += [helper.make_node("Relu", [f"r{i}"], [f"r{i + 1}"]) for i in range(3000)]
+    nodes += [
+        helper.make_node("Cast", ["r3000"], ["k"], to=TensorProto.INT32),
+        helper.make_node("Less", ["k", "x"], ["b"]),
+    ]
+    nodes += [helper.make_node("Sigmoid", ["x"], ["y"])]
+    ordered = masks_early(nodes)
+    assert Counter(n.output[0] for n in ordered) == Counter(n.output[0] for n in nodes)
+    made = {"x"}
+    for node in ordered:
+        assert made.issuperset(node.input)
+        made.update(node.output)
+
+
+def test_the_session_runs_in_the_order_of_the_refined_file_and_leaves_options_as_they_were() -> None:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    model = masked().model("e")
+    for _ in range(2):
+        session = Session(model, options=options, refine=lambda m: keep_in_blocks(m, Graph(model), block_size()))
+        x = np.zeros((1, 3, H, W), np.float32)
+        np.testing.assert_array_equal(session.run({"x": x})["e"], Session(model).run({"x": x})["e"])
+    assert options.optimized_model_filepath == ""
+    assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    assert options.execution_order == ort.ExecutionOrder.DEFAULT
+
+
+def test_what_is_not_refined_is_the_plain_session() -> None:
+    model = masked().model("e")
+    x = np.ones((1, 3, H, W), np.float32)
+    have = Session(model, refine=lambda optimised: None).run({"x": x})["e"]
+    np.testing.assert_array_equal(have, Session(model).run({"x": x})["e"])
+
+
+def deep() -> ModelProto:
+    """A small classifier with what each form is for: a strided stem, pooling, depthwise strides, a shortcut."""
+    net = Net()
+    net.conv("a", "x", 16, 3, 3, stride=2)
+    net.say("r = Relu(a)")
+    net.say("p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(r)")
+    net.conv("c", "p", 16, 16, 3, group=16)
+    net.say("s = Relu(c)")
+    net.conv("d", "s", 16, 16, 1)
+    net.say("t = Add(d, p)")
+    net.conv("e", "t", 32, 16)
+    net.say("q = GlobalAveragePool(e)")
+    net.say("y = Flatten(q)")
+    model = net.model("y")
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 32]))
+    return model
+
+
+def test_an_explainer_refines_deep_gradients_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    opened = Session.__init__
+
+    def noted(self: Session, *arguments: object, refine: object = None, **options: object) -> None:
+        seen.append(refine is not None)
+        opened(self, *arguments, refine=refine, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Session, "__init__", noted)
+    Explainer(deep(), method="saliency")
+    deep_one = any(seen)
+    seen.clear()
+    Explainer(deep(), method="gradcam")
+    assert not any(seen)
+    import platform
+
+    assert deep_one == (platform.machine() in ("x86_64", "AMD64"))
+
+
+@pytest.mark.parametrize("method", ["saliency", "guidedbackprop", "deconvnet", "inputxgradient", "layercam"])
+def test_deep_gradients_are_those_of_a_session_that_is_not_refined(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 3, H, W)).astype(np.float32)
+    layer = {"layer": "r"} if method == "layercam" else {}
+    have = Explainer(deep(), method=method, **layer).explain_tensor(x, [1, 5, 9])  # type: ignore[arg-type]
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    want = Explainer(deep(), method=method, **layer).explain_tensor(x, [1, 5, 9])  # type: ignore[arg-type]
+    for a, b in zip(have, want, strict=True):
+        assert np.abs(b.raw).max() > 0
+        np.testing.assert_allclose(a.raw, b.raw, rtol=1e-5, atol=1e-6 * np.abs(b.raw).max())
+        np.testing.assert_allclose(a.values, b.values, atol=1e-5)
+
+
+def test_weights_beside_the_file_are_explained_all_the_same(tmp_path: Path) -> None:
+    model, path = deep(), tmp_path / "model.onnx"
+    x = np.random.default_rng(0).normal(size=(1, 3, H, W)).astype(np.float32)
+    (want,) = Explainer(model, method="saliency").explain_tensor(x, 5)
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (have,) = Explainer(path, method="saliency").explain_tensor(x, 5)
+    np.testing.assert_allclose(have.raw, want.raw, rtol=1e-5, atol=1e-7)
+
+
+def test_the_optimiser_speaks_of_blocks_by_this_name() -> None:
+    _, before, _ = refined(masked().model("e"))
+    assert any(node.domain == DOMAIN for node in before.graph.node)
