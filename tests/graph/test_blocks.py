@@ -43,7 +43,8 @@ class Net:
         text = f"""<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,{H},{W}] x{more}) => ({declared})
             <float half = {{0.5}}, float nil = {{0}}, int64[8] around = {{0,0,1,-1,0,0,-1,1}},
              int64[8] channels = {{0,32,0,0,0,32,0,0}}, int64[8] some = {{0,4,0,0,0,4,0,0}},
-             int64[2] from = {{1,0}}, int64[2] to = {{8,6}}, int64[2] sides = {{2,3}}, int64[2] steps = {{2,2}}>
+             int64[2] from = {{1,0}}, int64[2] to = {{8,6}}, int64[2] sides = {{2,3}}, int64[2] steps = {{2,2}},
+             int64[1] nought = {{0}}>
             {{ {chr(10).join(self.lines)} }}"""
         model = parser.parse_model(text)
         model.graph.initializer.extend(
@@ -143,6 +144,14 @@ def test_a_sum_of_one_value_with_itself_is_no_part_of_a_convolution() -> None:
     check(net.model("c"))
 
 
+def test_a_number_is_no_summand_of_a_convolution() -> None:
+    net = masked()
+    net.say("s = Add(e, 0.5)")
+    net.say("t = Mul(s, m)")
+    net.conv("f", "t", 32, 32)
+    check(net.model("f"))
+
+
 MOVES = {
     "depth to space": ("p = DepthToSpace<blocksize=2>(m)", 64, 16),
     "depth to space, depth last": ('p = DepthToSpace<blocksize=2, mode="CRD">(m)', 64, 16),
@@ -155,6 +164,13 @@ MOVES = {
     "concatenation": ("p = Concat<axis=1>(m, n)", 32, 64),
     "concatenation of rows": ("p = Concat<axis=2>(m, n)", 32, 32),
     "a spread operand": ("p = Mul(m, g)", 32, 32),
+    "an operand without a batch": ("h = ReduceMax(g, nought) p = Mul(m, h)", 32, 32),
+    "a sum over cells": ("h = ReduceSum(m, sides) p = Mul(n, h)", 32, 32),
+    "a sum over rows": ("h = ReduceSum(m, nought) p = Mul(n, h)", 32, 32),
+    "a cell everywhere": ("s = Shape(m) h = Expand(g, s) p = Mul(n, h)", 32, 32),
+    "cells alone": ("h = Sigmoid(g) i = Mul(h, g) p = Add(i, m)", 32, 32),
+    "a convolution and a number": ("h = Add(c, half) p = Mul(n, h)", 32, 32),
+    "a convolution and a cell": ("h = Add(c, g) p = Mul(n, h)", 32, 32),
     "a selection": ("p = Where(b, m, n)", 32, 32),
 }
 
@@ -171,15 +187,19 @@ def test_cells_are_moved_in_blocks_or_not_at_all(line: str, wide: int) -> None:
     net.conv("c", "n", before * wide, before * wide)
     net.say("g = GlobalAveragePool(c)")
     net.say("m = Mul(c, k)")
-    net.conv("f", net.say(text), 32, after + before * (wide - 1) if "Pad" in text else after * wide)
-    check(net.model("f"), 1e-6)
+    net.say(text)
+    net.conv("f", "p", 32, after + before * (wide - 1) if "Pad" in text else after * wide)
+    check(net.model("f"), 2e-5)
+    check(net.model("f", "g", *["h"] * (" h =" in f" {text}")), 2e-5)
 
 
 def test_what_a_branch_reads_is_turned_back() -> None:
     net = masked()
+    net.say("g = GlobalAveragePool(e)")
+    net.conv("h", "g", 32, 32, 1)
     net.say("z = ReduceMax<keepdims=0>(e)")
     net.say("t = Greater(z, 0.5)")
-    net.say("o = If(t) <then_branch = g1 () => (float[] p) { p = Add(d, half) },"
+    net.say("o = If(t) <then_branch = g1 () => (float[] p) { l = Add(d, half) p = Mul(l, h) },"
             " else_branch = g2 () => (float[] q) { q = Sub(m, half) }>")  # fmt: skip
     check(net.model("o", "e"))
 

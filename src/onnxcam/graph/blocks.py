@@ -12,7 +12,7 @@ is changed, but that a convolution that adds what it makes to something does so 
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -47,7 +47,7 @@ def keep_in_blocks(optimised: ModelProto, before: Graph, block: int) -> ModelPro
     nodes = list(blocks.rewritten())
     constants = [constant for _, made in nodes for constant in made]
     del model.graph.node[:]
-    model.graph.node.extend(masks_early(_sums_in_convolutions([node for node, _ in nodes], blocks.suffix)))
+    model.graph.node.extend(masks_early(_sums_in_convolutions([node for node, _ in nodes], blocks.sums)))
     model.graph.initializer.extend(constants)
     return model
 
@@ -67,14 +67,15 @@ class _Blocks:
             for value in dict.fromkeys(_reads(node)):
                 self._readers[value].append(i)
         suffixes = ("/blocks" + "_" * n for n in range(len(self._producer) + 1))
-        self.suffix = next(s for s in suffixes if not any(value.endswith(s) for value in self._producer))
+        self._suffix = next(s for s in suffixes if not any(value.endswith(s) for value in self._producer))
         # The names under which values of (N, C, H, W) lie in blocks.
         self._turned_back = {n.output[0]: n for n in self._nodes if _turns(n, "ReorderOutput")}
         self._held = self._profitable()
+        self.sums: set[str] = set()  # what two values of one shape add up to, in blocks
 
     def _data(self, node: NodeProto) -> list[str]:
         """The operands that have more than one element, but for constants that say how."""
-        operands = node.input[:1] if node.op_type in ("Pad", "Slice") else node.input
+        operands = node.input[:1] if node.op_type in ("Expand", "Pad", "ReduceSum", "Slice") else node.input
         return [v for v in dict.fromkeys(operands) if v and not self._is_scalar(v)]
 
     def _is_scalar(self, value: str) -> bool:
@@ -91,16 +92,29 @@ class _Blocks:
         fixed = isinstance(c, int) and isinstance(h, int) and isinstance(w, int)
         return (int(c), int(h), int(w)) if fixed and int(c) % 4 == 0 else None  # type: ignore[arg-type]
 
+    def _lies_the_same(self, value: str) -> bool:
+        """Whether a value, of one cell in whole blocks, is the same in both layouts."""
+        c, h, w = self._map(value) or (1, 1, 1)
+        return h == w == 1 and c % self._b == 0
+
+    def _is_spread(self, value: str, over: str) -> bool:
+        """Whether a value has one cell, which stands for all of another's."""
+        return self._lies_the_same(value) and self._shape(value) == (*(self._shape(over) or ())[:2], 1, 1)
+
     def _can(self, node: NodeProto) -> bool:
         if node.domain not in ("", "com.microsoft") or len(node.output) != 1:
             return False
-        data, maps = self._data(node), [self._map(v) for v in (*self._data(node), node.output[0])]
-        if not data or None in maps:
+        made = node.output[0]
+        data, maps = self._data(node), [self._map(v) for v in (*self._data(node), made)]
+        if not data or None in maps or (self._lies_the_same(made) and node.op_type != "ReduceSum"):
             return False
-        if node.op_type == "Cast":
-            return helper.get_node_attr_value(node, "to") in (TensorProto.FLOAT, TensorProto.BOOL)
+        if node.op_type == "Cast" and helper.get_node_attr_value(node, "to") not in (
+            TensorProto.FLOAT,
+            TensorProto.BOOL,
+        ):
+            return False
         if node.op_type in _ELEMENTWISE:
-            return all(self._shape(v) == self._shape(node.output[0]) for v in data)
+            return all(self._shape(v) == self._shape(made) or self._is_spread(v, made) for v in data)
         # Whole blocks only: cells are moved with all of their channels.
         if any(found and found[0] % self._b for found in maps):
             return False
@@ -112,6 +126,10 @@ class _Blocks:
             numbers = [self._numbers(node, i) for i in range(1, len(node.input))]
             return len(numbers) == 4 and None not in numbers and {2, 3}.issuperset(numbers[2] or ())
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "ReduceSum":
+            return self._is_spread(made, data[0])
+        if node.op_type == "Expand":
+            return self._is_spread(data[0], made)
         if node.op_type == "DepthToSpace":
             return bool(attributes.get("mode", b"DCR") == b"DCR")
         return node.op_type == "Concat" and bool(attributes["axis"] == 1)
@@ -125,9 +143,8 @@ class _Blocks:
         """Nodes to hold in blocks: those that can and read such values, less those that would cost more turns."""
         held: set[int] = set()
         for i, node in enumerate(self._nodes):
-            if self._can(node) and any(
-                v in self._turned_back or self._producer.get(v) in held for v in self._data(node)
-            ):
+            read = (v in self._turned_back or self._producer.get(v) in held for v in self._data(node))
+            if self._can(node) and (node.op_type == "Expand" or any(read)):
                 held.add(i)
         pending = sorted(held)
         while pending:
@@ -174,6 +191,8 @@ class _Blocks:
 
     def _turns(self, value: str, held: set[int]) -> bool:
         """Whether a value has to be turned, if some nodes are held in blocks."""
+        if self._lies_the_same(value):
+            return False
         readers = [self._nodes[r] for r in self._readers[value] if r not in held]
         plain = value in self._outputs or any(not _turns(node, "ReorderInput") for node in readers)
         if value in self._turned_back or self._producer.get(value) in held:
@@ -203,27 +222,32 @@ class _Blocks:
                 back.input[:] = [blocked[value]]
                 yield back, []
 
+        def named(value: str) -> str:
+            return blocked.get(value, value) if self._lies_the_same(value) else renamed.get(value, value)
+
         for i, node in enumerate(self._nodes):
             if _turns(node, "ReorderOutput"):
                 blocked[node.output[0]] = renamed.get(node.input[0], node.input[0])
-            elif _turns(node, "ReorderInput") and node.input[0] in blocked:
-                renamed[node.output[0]] = blocked[node.input[0]]
+            elif _turns(node, "ReorderInput") and (node.input[0] in blocked or self._lies_the_same(node.input[0])):
+                renamed[node.output[0]] = blocked.get(node.input[0], node.input[0])
             elif i in self._held:
                 for value in self._data(node):
-                    if value not in blocked:
-                        blocked[value] = value + self.suffix
+                    if value not in blocked and not self._lies_the_same(value):
+                        blocked[value] = value + self._suffix
                         turned.add(value)
                         turn = helper.make_node("ReorderInput", [value], [blocked[value]], domain=DOMAIN)
                         yield turn, []
                 made = node.output[0]
-                blocked[made] = made + self.suffix
+                if not self._lies_the_same(made):
+                    blocked[made] = made + self._suffix
                 yield from self._in_blocks(node, blocked)
             else:
                 for value in _reads(node):
-                    yield from plain(value)
+                    if value not in node.input or not self._lies_the_same(value):
+                        yield from plain(value)
                 moved = NodeProto()
                 moved.CopyFrom(node)
-                moved.input[:] = [renamed.get(v, v) for v in node.input]
+                moved.input[:] = [named(v) for v in node.input]
                 yield moved, []
                 if _turns(node, "ReorderInput"):
                     blocked[node.input[0]] = node.output[0]
@@ -237,13 +261,19 @@ class _Blocks:
 
     def _in_blocks(self, node: NodeProto, blocked: Mapping[str, str]) -> Iterator[tuple[NodeProto, list[TensorProto]]]:
         x, made = node.input[0], node.output[0]
-        y, b = blocked[made], self._b
+        y, b = blocked.get(made, made), self._b
         c, h, w = self._map(made) or (0, 0, 0)
         before, below, right = self._map(x) or (0, 0, 0)
 
         def view(value: str, name: str, shape: Sequence[int]) -> tuple[NodeProto, list[TensorProto]]:
             sizes = numpy_helper.from_array(np.asarray(shape, np.int64), f"{name}/shape")
             return helper.make_node("Reshape", [value, sizes.name], [name]), [sizes]
+
+        def spread(value: str, name: str) -> Iterator[tuple[NodeProto, list[TensorProto]]]:
+            everywhere = numpy_helper.from_array(np.asarray([1, c // b, h * w, b], np.int64), f"{name}/cells")
+            yield view(blocked.get(value, value), f"{name}/cell", [-1, c // b, 1, b])
+            yield helper.make_node("Expand", [f"{name}/cell", everywhere.name], [f"{name}/spread"]), [everywhere]
+            yield view(f"{name}/spread", name, [-1, c, h, w])
 
         cells = [-1, before // b, below, right, b]
         if node.op_type == "Pad":
@@ -263,21 +293,35 @@ class _Blocks:
             moved = helper.make_node("Transpose", [f"{y}/cells"], [f"{y}/moved"], perm=[0, 3, 4, 1, 5, 2, 6])
             yield moved, []
             yield view(f"{y}/moved", y, [-1, c, h, w])
+        elif node.op_type == "ReduceSum":
+            axis = numpy_helper.from_array(np.asarray([2], np.int64), f"{y}/axis")
+            yield view(blocked[x], f"{y}/cells", [-1, before // b, below * right, b])
+            yield helper.make_node("ReduceSum", [f"{y}/cells", axis.name], [f"{y}/summed"]), [axis]
+            yield view(f"{y}/summed", y, [-1, c, 1, 1])
+        elif node.op_type == "Expand":
+            yield from spread(x, y)
         else:
             same = NodeProto()
             same.CopyFrom(node)
-            same.input[:] = [blocked.get(v, v) if v not in self._constants else v for v in node.input]
             same.output[:] = [y]
+            for position, value in enumerate(node.input):
+                if value in self._data(node):
+                    same.input[position] = blocked.get(value, value)
+                    if self._is_spread(value, made):
+                        same.input[position] = f"{y}/spread_{position}"
+                        yield from spread(value, same.input[position])
+            if node.op_type == "Add" and len(self._data(node)) == 2:
+                self.sums.add(y)
             yield same, []
 
 
-def _sums_in_convolutions(nodes: Sequence[NodeProto], suffix: str) -> list[NodeProto]:
-    """Additions in blocks done by the convolutions that make a summand, if nothing else reads it."""
+def _sums_in_convolutions(nodes: Sequence[NodeProto], sums: Set[str]) -> list[NodeProto]:
+    """The nodes that make `sums` left to the convolutions that make a summand, if nothing else reads it."""
     producer = {o: i for i, node in enumerate(nodes) for o in node.output}
     reads = Counter(v for node in nodes for v in _reads(node))
     summed: dict[int, NodeProto | None] = {}
     for i, node in enumerate(nodes):
-        if node.op_type != "Add" or not node.output[0].endswith(suffix):
+        if node.output[0] not in sums:
             continue
         for value, other in (node.input, reversed(node.input)):
             made = producer.get(value)
