@@ -25,30 +25,30 @@ def transpose(x: str, w: str, attributes: str = "", bias: str = "", **options: o
 
 # Strided kernels by phases, in the forms for blocks of channels.
 PHASES = [
-    ("[N,2,8,6]", "[4,2,3,3]", "strides=[2,2], pads=[1,1,1,1]", "[4]"),
-    ("[N,3,8,6]", "[17,3,3,3]", "strides=[2,2], pads=[1,1,1,1]"),  # all phases in one convolution
-    ("[N,17,8,6]", "[3,17,3,3]", "strides=[2,2], pads=[1,1,1,1]"),  # one each
-    ("[N,4,8,6]", "[6,2,3,3]", "group=2, strides=[2,2], pads=[1,1,1,1]"),
-    ("[N,3,8,6]", "[3,1,5,5]", "group=3, strides=[2,2], pads=[2,2,2,2]"),
-    ("[N,3,14,10]", "[5,3,7,7]", "strides=[2,2], pads=[3,3,3,3]"),
-    ("[N,2,8,4]", "[4,2,2,2]", "strides=[2,2]"),
-    ("[N,2,9,6]", "[4,2,4,3]", "strides=[3,3], pads=[1,0,1,0]"),
-    ("[N,2,8,6]", "[4,2,1,1]", "strides=[2,2]"),
-    ("[N,4,9,6]", "[6,2,1,1]", "group=2, strides=[3,3]"),
-    ("[N,2,9,6]", "[4,2,5,4]", "strides=[3,3], pads=[2,0,0,1]"),
-    ("[N,2,8,6]", "[4,2,3,2]", 'strides=[2,2], auto_pad="SAME_UPPER"'),
-    ("[N,2,8,6]", "[4,2,3,2]", 'strides=[2,2], auto_pad="SAME_LOWER"'),
+    ("[N,16,8,6]", "[4,16,3,3]", "strides=[2,2], pads=[1,1,1,1]", "[4]"),
+    ("[N,32,8,6]", "[6,16,3,3]", "group=2, strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,16,8,6]", "[16,1,5,5]", "group=16, strides=[2,2], pads=[2,2,2,2]"),
+    ("[N,16,14,10]", "[5,16,7,7]", "strides=[2,2], pads=[3,3,3,3]"),
+    ("[N,16,8,4]", "[4,16,2,2]", "strides=[2,2]"),
+    ("[N,16,9,6]", "[4,16,4,3]", "strides=[3,3], pads=[1,0,1,0]"),
+    ("[N,16,8,6]", "[4,16,1,1]", "strides=[2,2]"),
+    ("[N,32,9,6]", "[6,16,1,1]", "group=2, strides=[3,3]"),
+    ("[N,16,9,6]", "[4,16,5,4]", "strides=[3,3], pads=[2,0,0,1]"),
+    ("[N,16,8,6]", "[4,16,3,2]", 'strides=[2,2], auto_pad="SAME_UPPER"'),
+    ("[N,16,8,6]", "[4,16,3,2]", 'strides=[2,2], auto_pad="SAME_LOWER"'),
 ]
-# What has no such form keeps the other one: phases of unlike sizes, without a tap, or with windows that begin late.
+# What has no such form keeps the other one: half a block of channels, phases of unlike sizes, without a tap, or with
+# windows that begin late.
 NO_PHASES = [
-    ("[N,2,7,6]", "[4,2,3,3]", "strides=[2,2], pads=[1,1,1,1]"),
-    ("[N,2,8,6]", "[4,2,3,3]", "strides=[2,1], pads=[1,1,1,1]"),
-    ("[N,2,9,9]", "[4,2,2,2]", "strides=[3,3]"),
-    ("[N,2,8,6]", "[4,2,1,1]", "strides=[2,2], pads=[1,1,0,0]"),
-    ("[N,2,9,6]", "[4,2,4,3]", "strides=[3,3], pads=[1,1,1,0]"),
-    ("[N,2,8,8]", "[4,2,3,3]", "strides=[2,2], pads=[2,2,0,0]"),
-    ("[N,2,8,8]", "[4,2,3,3]", "strides=[2,2], dilations=[2,2], pads=[2,2,2,2]"),
-    ("[N,2,8]", "[4,2,3]", "strides=[2], pads=[1,1]"),
+    ("[N,3,8,6]", "[4,3,3,3]", "strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,16,7,6]", "[4,16,3,3]", "strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,16,8,6]", "[4,16,3,3]", "strides=[2,1], pads=[1,1,1,1]"),
+    ("[N,16,9,9]", "[4,16,2,2]", "strides=[3,3]"),
+    ("[N,16,8,6]", "[4,16,1,1]", "strides=[2,2], pads=[1,1,0,0]"),
+    ("[N,16,9,6]", "[4,16,4,3]", "strides=[3,3], pads=[1,1,1,0]"),
+    ("[N,16,8,8]", "[4,16,3,3]", "strides=[2,2], pads=[2,2,0,0]"),
+    ("[N,16,8,8]", "[4,16,3,3]", "strides=[2,2], dilations=[2,2], pads=[2,2,2,2]"),
+    ("[N,16,8]", "[4,16,3]", "strides=[2], pads=[1,1]"),
 ]
 
 

@@ -1,5 +1,7 @@
 """The engine on whole graphs: paths, fan-out, pruning, names, errors, second order, float16, function bodies."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -52,7 +54,29 @@ CASES = [
     Case("Mul", "double[N,3] x, double[N,3] k", "s = Sigmoid(x)  t = Mul(k, s)  y = Mul(t, x)"),
     Case("Mul", "double[N,4,5,6] x", "p = GlobalAveragePool(x)  s = Sigmoid(p)  y = Mul(x, s)"),
     Case("GlobalAveragePool", "double[N,4,5,6] x", "p = GlobalAveragePool(x)  q = Mul(p, p)  y = Mul(q, p)"),
+    *(
+        replace(Case("MaxPool", "double[N,16,6,8] x", body), blocks=blocks)
+        for blocks in (False, True)
+        for body in (
+            "r = Relu(x)  y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)",
+            "r = Relu(x)  k = Constant<value_float=-0.5>()  l = CastLike(k, r)  t = Add(r, l)"
+            "  y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(t)",
+            "r = Relu(x)  k = Constant<value_float=0.5>()  l = CastLike(k, r)  t = Add(r, l)"
+            "  y = MaxPool<kernel_shape=[2,2]>(t)",
+            "r = Relu(x)  p = MaxPool<kernel_shape=[3,3]>(r)  q = MaxPool<kernel_shape=[2,2]>(r)"
+            "  s = Mul(p, p)  t = MaxPool<kernel_shape=[2,2]>(s)  v = GlobalAveragePool(q)  y = Mul(t, v)",
+        )
+    ),
 ]
+
+
+def test_a_mask_in_front_of_a_pooling_is_as_small_as_what_is_pooled() -> None:
+    model = Case(
+        "MaxPool", "double[1,2,6,8] x", "r = Relu(x)  y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)"
+    ).model(18)
+    rewritten, _ = gradients(model, ["x"], (1, 2, 3, 4))
+    (mask,) = (n for n in rewritten.graph.node if n.op_type == "Greater")
+    assert mask.input[0] == "y"
 
 
 def test_a_gated_input_is_differentiated_in_four_passes() -> None:

@@ -1,6 +1,5 @@
 """Rules of convolutions, and the window arithmetic that pooling shares."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -156,9 +155,9 @@ def _of_phases(op: Builder, node: Primal, dy: str, w: Window) -> str | None:
     channels alone this is faster than ConvTranspose, which has no such form.
     """
     weights, group, s = node.constant(1), node.attrs["group"], w.strides[0]
-    if not (op.blocks and weights is not None and splits(w)):
+    if weights is None or not (op.blocks and splits(w, channels := weights.shape[1] * group)):
         return None
-    exchanged, channels = _exchanged(op, node.input(1), weights.shape, group), weights.shape[1] * group
+    exchanged = _exchanged(op, node.input(1), weights.shape, group)
     if max(w.kernel) == 1 and max(w.begin) == 0:
         alone = op.Conv(dy, exchanged, group=group)
         return str(op.DepthToSpace(op.Pad(alone, [0] * 5 + [(s * s - 1) * channels, 0, 0]), blocksize=s))
@@ -176,27 +175,15 @@ def _of_phases(op: Builder, node: Primal, dy: str, w: Window) -> str | None:
         for row in rows
         for column in columns
     }
-    # In one convolution, with zeros for the taps that a phase lacks, where all phases fill fewer blocks together.
-    (top, bottom), (left, right) = ((max(p.before for p in x), max(p.after for p in x)) for x in (rows, columns))
-    taps = (top + bottom + 1) * (left + right + 1)
-    if group == 1 and taps * -(-s * s * channels // 16) < math.prod(w.kernel) * -(-channels // 16):
-        padded = (
-            op.Pad(k, [0, 0, top - r.before, left - c.before, 0, 0, bottom - r.after, right - c.after])
-            for (r, c), k in kernels.items()
-        )
-        together = op.Conv(dy, op.Concat(*padded, axis=0), pads=[top, left, bottom, right])
-    else:
-        parts = (
-            op.Conv(dy, k, group=group, pads=[r.before, c.before, r.after, c.after]) for (r, c), k in kernels.items()
-        )
-        together = op.Concat(*parts, axis=1)
-    return str(op.DepthToSpace(together, blocksize=s))
+    parts = (op.Conv(dy, k, group=group, pads=[r.before, c.before, r.after, c.after]) for (r, c), k in kernels.items())
+    return str(op.DepthToSpace(op.Concat(*parts, axis=1), blocksize=s))
 
 
-def splits(w: Window) -> bool:
-    """Whether a picture (H, W) is made of s x s phases that each have as many cells as there are windows."""
+def splits(w: Window, channels: int) -> bool:
+    """Whether a picture (C, H, W) is made of s x s phases with as many cells as there are windows, in whole blocks."""
     whole = all(large == w.strides[0] * small for large, small in zip(w.large, w.small, strict=True))
-    return whole and len(w.kernel) == 2 and {*w.strides} == {w.strides[0]} and max(w.dilations) == 1
+    alike = len(w.kernel) == 2 and {*w.strides} == {w.strides[0]} and max(w.dilations) == 1
+    return whole and alike and channels % 16 == 0
 
 
 @vjp("ConvTranspose")

@@ -154,10 +154,17 @@ def mod(op: Builder, node: Primal, dy: str) -> Cotangents:
     return (dy, op.Neg(op.Mul(dy, op.Round(op.Div(op.Sub(a, y), b)))) if node.live(1) else None)
 
 
-@_unary("Relu")
-def relu(op: Builder, node: Primal, x: str, y: str) -> str:
-    """1 where y > 0; 0 at the kink, as PyTorch. Read from the output, so that a fused convolution stays fused."""
-    return mask(op, op.Greater(y, 0.0))
+@vjp("Relu")
+def relu(op: Builder, node: Primal, dy: str) -> Cotangents:
+    """dx = dy where y > 0; 0 at the kink, as PyTorch. Read from the output, so that a fused convolution stays fused.
+
+    What comes back through a pooling by maxima is masked before it does: where a maximum is, it is the same number.
+    """
+    (y,) = node.outputs
+    pooled, maxima, cotangent, back = op.pooled.get(dy, ("", "", "", str))
+    if pooled == y:
+        return (back(op.Mul(cotangent, mask(op, op.Greater(number(op, node, maxima), 0.0)))),)
+    return (op.Mul(dy, mask(op, op.Greater(number(op, node, y), 0.0))),)
 
 
 @_unary("LeakyRelu")

@@ -36,16 +36,24 @@ def global_max_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
 
 @vjp("MaxPool")
 def max_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
-    """The first maximum of each window takes dy: the operator's own Indices, scattered back with addition."""
-    tapped = _by_taps(op, node, dy)
-    if tapped is not None:
-        return (tapped,)
+    """The first maximum of each window takes dy."""
+
+    def back(cotangent: str) -> str:
+        return _by_taps(op, node, cotangent) or _by_indices(op, node, cotangent)
+
+    dx = back(dy)
+    op.pooled[dx] = (node.inputs[0], node.outputs[0], dy, back)
+    return (dx,)
+
+
+def _by_indices(op: Builder, node: Primal, dy: str) -> str:
+    """dx by the operator's own Indices, to which dy is scattered back with addition."""
     names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
     attrs = {k: node.attrs[k] for k in names if k in node.attrs}
     _, indices = op.MaxPool(node.inputs[0], outputs=2, **attrs)
     zeros = op.Reshape(op.zeros_like(node.inputs[0]), [-1])
     flat = op.ScatterElements(zeros, op.Reshape(indices, [-1]), op.Reshape(dy, [-1]), axis=0, reduction="add")
-    return (node.reshaped(flat),)
+    return node.reshaped(flat)
 
 
 def _by_taps(op: Builder, node: Primal, dy: str) -> str | None:
@@ -54,12 +62,12 @@ def _by_taps(op: Builder, node: Primal, dy: str) -> str | None:
     Taps of one phase modulo the stride add up; the phases are put together. In blocks of channels alone this is faster
     than indices. A NaN takes nothing, where an index would point at it.
     """
-    sizes = [*(node.shape(0) or [None])[2:], *(node.output_shape() or [None])[2:]]
+    sizes = [*(node.shape(0) or [None])[1:], *(node.output_shape() or [None])[1:]]
     if not op.blocks or not all(isinstance(d, int) for d in sizes):
         return None
     w = pooled(node)
     s, n, x = w.strides[0], w.small, node.inputs[0]
-    if not splits(w) or math.prod(w.kernel) > 9 or min(w.kernel) < s:
+    if not splits(w, node.static(0, (1,))[0]) or math.prod(w.kernel) > 9 or min(w.kernel) < s:
         return None
     around = [0, 0, *w.begin, 0, 0, *(max(e, 0) for e in w.end)]
     if any(around):

@@ -36,9 +36,11 @@ class Builder:
         self._constants: dict[tuple[Any, ...], str] = {}
         self._emitted: dict[tuple[Any, ...], tuple[str, ...]] = {}
         self._count = 0
-        # What later nodes can be spared: values spread over axes, and one-hot rows (N, C) with their index (N,).
+        # What later nodes can be spared: values spread over axes, one-hot rows (N, C) with their index (N,), and what
+        # came back through a pooling by maxima: of what, the maxima, their cotangent, and how it comes back.
         self.spread: dict[str, tuple[str, frozenset[int]]] = {}
         self.one_hots: dict[str, str] = {}
+        self.pooled: dict[str, tuple[str, str, str, Callable[[str], str]]] = {}
         taken = {o for n in graph.nodes for o in (n.name, *n.outputs)} | graph.initializers.keys() | {*graph.inputs}
         tries = (f"onnxcam{i or ''}" for i in range(len(taken) + 1))
         self.prefix = next(p for p in tries if not any(name.startswith(p + "/") for name in taken))
