@@ -233,6 +233,9 @@ class Explainer:
         deep = _goes_back_through_convolutions(explained.model, len(graph.nodes))
         if deep and x86 and runtime == "onnxruntime" and folder is None:
             before = Graph(split_weights(explained.model)[0], weights={}, shapes=graph.shapes)
+        # How many samples are run together; None is any number. All activations of a deep gradient are kept, and those
+        # of few pictures can be in the cache: as many as there are threads.
+        self._together = image.batch or ((threads or processors()) if before is not None else None)
         whole, name = serialised(explained.model), file.name
         self._explained = e = replace(explained, model=ModelProto(), graph=bare, target_head=None)
         del file, graph, explained, cut_out
@@ -578,10 +581,12 @@ class Explainer:
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
         """What one run of the model gives for each sample; outputs: default all that an explanation can need."""
-        if self._explained.image.batch in (None, len(tensor)):
+        if self._together in (None, len(tensor)):
             return self._run(tensor, asked, len(tensor), outputs)
         runs = [self._run(*chunk, outputs=outputs) for chunk in self._chunks(tensor, asked)]
-        return {name: np.concatenate([r[name] for r in runs]) for name in runs[0]}
+        # What is the same for all samples, constant weights, a run gives once.
+        per_sample = {name: len(value) > 1 or self._together == 1 for name, value in runs[0].items()}
+        return {n: np.concatenate([r[n] for r in runs]) if each else runs[0][n] for n, each in per_sample.items()}
 
     def _resolved(
         self, results: Mapping[str, npt.NDArray[Any]], asked: Mapping[str, npt.NDArray[Any]]
@@ -780,12 +785,12 @@ class Explainer:
     def _chunks(
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]
     ) -> Iterator[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]], int]]:
-        """The samples in pieces of the model's own batch size, the last one padded by repeating its last sample."""
-        batch = self._explained.image.batch or len(tensor)
+        """The samples in pieces of `_together`; of a fixed batch the last is padded by repeating its last sample."""
+        batch = self._together or len(tensor)
         for start in range(0, len(tensor), batch):
             x = tensor[start : start + batch]
             rows = {role: value[start : start + batch] for role, value in asked.items()}
-            if missing := batch - len(x):
+            if self._explained.image.batch and (missing := batch - len(x)):
                 padded = {role: np.concatenate([v, *[v[-1:]] * missing]) for role, v in rows.items()}
                 yield np.concatenate([x, *[x[-1:]] * missing]), padded, len(x)
             else:

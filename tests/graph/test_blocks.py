@@ -272,7 +272,7 @@ def test_what_is_not_refined_is_the_plain_session() -> None:
     np.testing.assert_array_equal(have, Session(model).run({"x": x})["e"])
 
 
-def deep() -> ModelProto:
+def deep(batch: str | int = "N") -> ModelProto:
     """A small classifier with what each form is for: a strided stem, pooling, depthwise strides, a shortcut."""
     net = Net()
     net.conv("a", "x", 16, 3, 3, stride=2)
@@ -286,8 +286,23 @@ def deep() -> ModelProto:
     net.say("q = GlobalAveragePool(e)")
     net.say("y = Flatten(q)")
     model = net.model("y")
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 32]))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, H, W]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 32]))
+    del model.graph.value_info[:]
     return model
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 2, 4])
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_samples_are_run_in_pieces_and_answered_one_by_one(batch: str | int, threads: int) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 3, H, W)).astype(np.float32)
+    targets = [1, 5, 9, None, 2]
+    explainer = Explainer(deep(batch), method="saliency", threads=threads)
+    together = explainer.explain_tensor(x, targets)
+    for i, found in enumerate(together):
+        (alone,) = Explainer(deep(), method="saliency", threads=1).explain_tensor(x[i : i + 1], targets[i])
+        assert found.class_index == alone.class_index
+        np.testing.assert_allclose(found.raw, alone.raw, rtol=1e-5, atol=1e-7)
 
 
 def test_an_explainer_refines_deep_gradients_only(monkeypatch: pytest.MonkeyPatch) -> None:
