@@ -234,8 +234,8 @@ class Explainer:
         if deep and x86 and runtime == "onnxruntime" and folder is None:
             before = Graph(split_weights(explained.model)[0], weights={}, shapes=graph.shapes)
         # How many samples are run together; None is any number. All activations of a deep gradient are kept, and those
-        # of few pictures can be in the cache: as many as there are threads.
-        self._together = image.batch or ((threads or processors()) if before is not None else None)
+        # of few pictures can be in the cache: as many as there are threads, and two at least, which share the weights.
+        self._together = image.batch or (max(2, threads or processors()) if before is not None else None)
         whole, name = serialised(explained.model), file.name
         self._explained = e = replace(explained, model=ModelProto(), graph=bare, target_head=None)
         del file, graph, explained, cut_out
