@@ -609,7 +609,8 @@ class Explainer:
         e, n = self._explained, len(tensor)
         resolved = self._resolved(results, asked)
         facts: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-        raws = self._raws(tensor, results, resolved, facts)
+        # Behind a run every call finds the caches cold; most models need none for this.
+        raws = [results[name] for name in e.raws] or self._raws(tensor, results, resolved, facts)
         values = self._maps(raws, views)
         if self._aug_smooth:
             raws, values = self._smoothed(tensor, resolved, raws, values, views)
@@ -619,7 +620,7 @@ class Explainer:
         probabilities = results[e.probabilities] if e.probabilities else None
         ranked = probabilities if probabilities is not None else results[e.logits] if e.logits else None
         clip = PIXEL_CLIP if raws[0][0].shape == self.preprocess.size else 100.0
-        layer, method, made = self.layer, self.method, []
+        layer, method, labels, made = self.layer, self.method, self.labels, []
         for i in range(n):
             if problem := e.kind.problem(resolved, i):
                 facts[i]["target"] = problem
@@ -629,7 +630,8 @@ class Explainer:
                     values=values[i],
                     raws=(raws[0][i],) if len(raws) == 1 else tuple(raw[i] for raw in raws),
                     class_index=index,
-                    label=e.kind.label(questions[i], resolved, i, self.labels) or self._label(index),
+                    label=e.kind.label(questions[i], resolved, i, labels)
+                    or (labels[index] if labels and index >= 0 else None),
                     score=e.scored(results, i),
                     probability=probabilities.item(i, index) if probabilities is not None else None,
                     region=views[i].region,
@@ -639,7 +641,7 @@ class Explainer:
                     provenance=self._provenance(pictures[i], questions[i], facts.get(i)),
                     layer=layer,
                     method=method,
-                    labels=self.labels,
+                    labels=labels,
                     normalize=self._normalize,
                 )
             )
@@ -852,9 +854,6 @@ class Explainer:
             x = x.reshape(len(x), *(int(side) for side in e.image.bound(self.preprocess.size)[1:] if side))
         results = self._session.run({e.image.name: x, **self._named(asked)}, outputs or e.outputs)
         return {name: value[:wanted] for name, value in results.items()} if wanted < len(x) else results
-
-    def _label(self, index: int) -> str | None:
-        return self.labels[index] if self.labels and index >= 0 else None
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
