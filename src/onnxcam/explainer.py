@@ -148,6 +148,8 @@ class Explainer:
             file, size=wanted, input_layout=input_layout, input_name=input_name, feeds=feeds
         )
         x86 = (providers or ("cpu",))[0].lower().startswith("cpu") and platform.machine() in ("x86_64", "AMD64")
+        values = math.prod(d for d in (graph.shape(image.name) or ())[1:] if isinstance(d, int))
+        blocks = x86 and runtime == "onnxruntime" and values >= _FEW
         explained = explained_model(
             graph,
             image,
@@ -161,7 +163,7 @@ class Explainer:
             lean=True,
             summed=not eigen_smooth,
             channels_last=x86,
-            blocks=x86 and runtime == "onnxruntime",
+            blocks=blocks,
         )
         notes = list(graph.notes)
         dense = (explained.kind.record() or {}).get("kind") == "segmentation"
@@ -231,7 +233,7 @@ class Explainer:
         bare = Graph(graph.model, weights={}, shapes=graph.shapes, folder=folder, notes=graph.notes)
         before = None
         deep = _goes_back_through_convolutions(explained.model, len(graph.nodes))
-        if deep and x86 and runtime == "onnxruntime" and folder is None:
+        if deep and blocks and folder is None:
             before = Graph(split_weights(explained.model)[0], weights={}, shapes=graph.shapes)
         # How many samples are run together; None is any number. All activations of a deep gradient are kept, and those
         # of few pictures can be in the cache: as many as there are threads, and two at least, which share the weights.
@@ -1034,6 +1036,10 @@ def _check_beside_defaults(changed: Mapping[str, Any], settings: Preprocess) -> 
             f"mean {min(settings.mean):g} is above every pixel: they lie in 0 to {white:g}",
             "for a mean of pixels of 0 to 255 add `--scale 1`",
         )
+
+
+# Of pictures of fewer values than this, nodes that move blocks cost more than what they spare.
+_FEW = 1024
 
 
 def _goes_back_through_convolutions(model: ModelProto, own: int) -> bool:

@@ -38,6 +38,10 @@ PADDED = [w for w in WINDOWS if "pads" in w[1] or "SAME" in w[1] or "ceil" in w[
 
 # Small windows tap by tap, in the form for blocks of channels, and what has no such form.
 TAPS = [
+    ("[N,16,7,8]", "kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,16,7,9]", "kernel_shape=[3,3], strides=[2,2]"),
+    ("[N,16,7,8]", "kernel_shape=[2,2], strides=[2,2], ceil_mode=1"),
+    ("[N,16,8,10]", "kernel_shape=[3,3], strides=[3,3]"),
     ("[N,16,6,8]", "kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]"),
     ("[N,16,6,8]", "kernel_shape=[2,2], strides=[2,2]"),
     ("[N,16,5,6]", "kernel_shape=[3,3], pads=[1,1,1,1]"),
@@ -47,8 +51,11 @@ TAPS = [
     ("[N,16,6,9]", "kernel_shape=[3,3], strides=[3,3]"),
 ]
 NO_TAPS = [
-    ("[N,2,6,8]", "kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]"),
     ("[N,16,7,8]", "kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,16,7,9]", "kernel_shape=[3,3], strides=[2,2]"),
+    ("[N,16,7,8]", "kernel_shape=[2,2], strides=[2,2], ceil_mode=1"),
+    ("[N,16,8,10]", "kernel_shape=[3,3], strides=[3,3]"),
+    ("[N,2,6,8]", "kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]"),
     ("[N,16,6,8]", "kernel_shape=[5,5], strides=[2,2], pads=[2,2,2,2]"),
     ("[N,16,6,9]", "kernel_shape=[2,2], strides=[3,3]"),
     ("[N,16,8]", "kernel_shape=[2], strides=[2]"),

@@ -138,13 +138,13 @@ class _Phase(NamedTuple):
     after: int
 
 
-def _phases(kernel: int, stride: int, begin: int) -> list[_Phase]:
+def _phases(w: Window, axis: int) -> list[_Phase]:
     """With i = s q + a, dx[i] sums w[t] dy[q + e - m] over t = t0 + s m, t0 = (a + p) mod s, e = (a + p) div s."""
-    found = []
+    stride, more, found = w.strides[axis], phase_cells(w)[axis] - w.small[axis], []
     for a in range(stride):
-        e, start = divmod(a + begin, stride)
-        taps = range(start, kernel, stride)
-        found.append(_Phase(taps, len(taps) - 1 - e, e))
+        e, start = divmod(a + w.begin[axis], stride)
+        taps = range(start, w.kernel[axis], stride)
+        found.append(_Phase(taps, len(taps) - 1 - e, e + more))
     return found
 
 
@@ -159,10 +159,12 @@ def _of_phases(op: Builder, node: Primal, dy: str, w: Window) -> str | None:
         return None
     exchanged = _exchanged(op, node.input(1), weights.shape, group)
     if max(w.kernel) == 1 and max(w.begin) == 0:
-        alone = op.Conv(dy, exchanged, group=group)
-        return str(op.DepthToSpace(op.Pad(alone, [0] * 5 + [(s * s - 1) * channels, 0, 0]), blocksize=s))
-    rows, columns = (_phases(k, s, p) for k, p in zip(w.kernel, w.begin, strict=True))
-    if any(not phase.taps or phase.before < 0 for phase in (*rows, *columns)):
+        more = (cells - n for cells, n in zip(phase_cells(w), w.small, strict=True))
+        return joined_phases(
+            op, w, op.Pad(op.Conv(dy, exchanged, group=group), [0] * 5 + [(s * s - 1) * channels, *more])
+        )
+    rows, columns = _phases(w, 0), _phases(w, 1)
+    if any(not phase.taps or min(phase.before, phase.after) < 0 for phase in (*rows, *columns)):
         return None
     kernels = {
         (row, column): op.Slice(
@@ -176,14 +178,26 @@ def _of_phases(op: Builder, node: Primal, dy: str, w: Window) -> str | None:
         for column in columns
     }
     parts = (op.Conv(dy, k, group=group, pads=[r.before, c.before, r.after, c.after]) for (r, c), k in kernels.items())
-    return str(op.DepthToSpace(op.Concat(*parts, axis=1), blocksize=s))
+    return joined_phases(op, w, op.Concat(*parts, axis=1))
 
 
 def splits(w: Window, channels: int) -> bool:
-    """Whether a picture (C, H, W) is made of s x s phases with as many cells as there are windows, in whole blocks."""
-    whole = all(large == w.strides[0] * small for large, small in zip(w.large, w.small, strict=True))
+    """Whether windows on a picture (C, H, W) go by s x s phases of whole blocks of channels."""
     alike = len(w.kernel) == 2 and {*w.strides} == {w.strides[0]} and max(w.dilations) == 1
-    return whole and alike and channels % 16 == 0
+    return alike and channels % 16 == 0
+
+
+def phase_cells(w: Window) -> list[int]:
+    """Cells of every phase along each axis; the last may lie behind the picture's end."""
+    return [-(-size // s) for size, s in zip(w.large, w.strides, strict=True)]
+
+
+def joined_phases(op: Builder, w: Window, phases: str) -> str:
+    """The picture of its s x s phases, which lie behind each other in the channels."""
+    s = w.strides[0]
+    whole = op.DepthToSpace(phases, blocksize=s) if s > 1 else phases
+    fits = all(size % s == 0 for size in w.large)
+    return str(whole if fits else op.Slice(whole, [0, 0], [*w.large], [2, 3]))
 
 
 @vjp("ConvTranspose")

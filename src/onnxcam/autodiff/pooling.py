@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxcam.autodiff.conv import Window, output_spatial, spatial, splits, window
+from onnxcam.autodiff.conv import Window, joined_phases, output_spatial, phase_cells, spatial, splits, window
 from onnxcam.autodiff.engine import Primal
 from onnxcam.autodiff.registry import Cotangents, vjp
 from onnxcam.graph.build import Builder
@@ -63,7 +63,7 @@ def _by_taps(op: Builder, node: Primal, dy: str) -> str | None:
     than indices. A NaN takes nothing, where an index would point at it.
     """
     sizes = [*(node.shape(0) or [None])[1:], *(node.output_shape() or [None])[1:]]
-    if not op.blocks or not all(isinstance(d, int) for d in sizes):
+    if not op.blocks or node.dtype(0) != op.dtype or not all(isinstance(d, int) for d in sizes):
         return None
     w = pooled(node)
     s, n, x = w.strides[0], w.small, node.inputs[0]
@@ -80,10 +80,11 @@ def _by_taps(op: Builder, node: Primal, dy: str) -> str | None:
         taken = op.Mul(left, op.Cast(equal, to=op.dtype))
         left = op.Sub(left, taken)
         shift, phase = zip(*(divmod(t - b, s) for t, b in zip(tap, w.begin, strict=True)), strict=True)
-        moved = op.Pad(taken, [0, 0, *shift, 0, 0, *(-q for q in shift)]) if any(shift) else taken
+        behind = [cells - m - q for cells, m, q in zip(phase_cells(w), n, shift, strict=True)]
+        moved = op.Pad(taken, [0, 0, *shift, 0, 0, *behind]) if any((*shift, *behind)) else taken
         phases[phase] = op.Add(phases[phase], moved) if phase in phases else moved
     parts = [phases[phase] for phase in np.ndindex(s, s)]
-    return str(op.DepthToSpace(op.Concat(*parts, axis=1), blocksize=s)) if s > 1 else parts[0]
+    return joined_phases(op, w, op.Concat(*parts, axis=1) if s > 1 else parts[0])
 
 
 def pooled(node: Primal) -> Window:

@@ -99,7 +99,7 @@ class _Blocks:
 
     def _is_spread(self, value: str, over: str) -> bool:
         """Whether a value has one cell, which stands for all of another's."""
-        return self._lies_the_same(value) and self._shape(value) == (*(self._shape(over) or ())[:2], 1, 1)
+        return self._lies_the_same(value) and (self._map(value) or (0,))[0] == (self._map(over) or (1,))[0]
 
     def _can(self, node: NodeProto) -> bool:
         if node.domain not in ("", "com.microsoft") or len(node.output) != 1:
@@ -114,7 +114,7 @@ class _Blocks:
         ):
             return False
         if node.op_type in _ELEMENTWISE:
-            return all(self._shape(v) == self._shape(made) or self._is_spread(v, made) for v in data)
+            return all(self._map(v) == self._map(made) or self._is_spread(v, made) for v in data)
         # Whole blocks only: cells are moved with all of their channels.
         if any(found and found[0] % self._b for found in maps):
             return False
@@ -124,10 +124,11 @@ class _Blocks:
             return pads is not None and not any((pads[0], pads[4], pads[1] % self._b, pads[5] % self._b))
         if node.op_type == "Slice":
             numbers = [self._numbers(node, i) for i in range(1, len(node.input))]
-            return len(numbers) == 4 and None not in numbers and {2, 3}.issuperset(numbers[2] or ())
+            return len(numbers) > 2 and None not in numbers and {2, 3}.issuperset(numbers[2] or ())
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "ReduceSum":
-            return self._is_spread(made, data[0])
+            axes = self._numbers(node, 1) if len(node.input) == 2 else None
+            return axes is not None and {a % 4 for a in axes} == {2, 3} and self._is_spread(made, data[0])
         if node.op_type == "Expand":
             return self._is_spread(data[0], made)
         if node.op_type == "DepthToSpace":
@@ -310,7 +311,7 @@ class _Blocks:
                     if self._is_spread(value, made):
                         same.input[position] = f"{y}/spread_{position}"
                         yield from spread(value, same.input[position])
-            if node.op_type == "Add" and len(self._data(node)) == 2:
+            if node.op_type == "Add" and len(self._data(node)) == 2 and len({*map(self._shape, node.input)}) == 1:
                 self.sums.add(y)
             yield same, []
 
