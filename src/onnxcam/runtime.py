@@ -4,6 +4,7 @@ ONNX Runtime is an extra, not a dependency: `onnxruntime` and `onnxruntime-gpu` 
 each other, so the user chooses one. OpenVINO is a second one.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,8 @@ PROVIDERS = {
 RUNTIMES = ("onnxruntime", "openvino")
 
 Array = npt.NDArray[Any]
+
+logger = logging.getLogger(__name__)
 
 
 class RuntimeMissingError(OnnxCamError):
@@ -187,7 +190,12 @@ def _refined(
 ) -> Any:
     """A session of what `refine` makes of the optimised model, whose weights lie in a file meanwhile."""
     before = {name: getattr(options, name) for name in _CHANGED}
-    with TemporaryDirectory(prefix="onnxcam-", ignore_cleanup_errors=True) as folder:
+    try:
+        place = TemporaryDirectory(prefix="onnxcam-", ignore_cleanup_errors=True)
+    except OSError as error:
+        logger.warning("no temporary folder (%s): the model runs as ONNX Runtime optimises it, gradients slower", error)
+        return opened(whole)
+    with place as folder:
         optimised = Path(folder) / "optimised.onnx"
         try:
             _configure(options, "session.optimized_model_external_initializers_file_name", "weights")

@@ -186,6 +186,7 @@ MOVES = {
     "cells alone": ("h = Sigmoid(g) i = Mul(h, g) p = Add(i, m)", 32, 32),
     "a convolution and a number": ("h = Add(c, half) p = Mul(n, h)", 32, 32),
     "a convolution and a cell": ("h = Add(c, g) p = Mul(n, h)", 32, 32),
+    "a selection by what is no comparison": ("bh = IsNaN(n) p = Where(bh, m, n)", 32, 32),
     "a selection": ("p = Where(b, m, n)", 32, 32),
 }
 
@@ -278,6 +279,16 @@ def test_the_session_runs_in_the_order_of_the_refined_file_and_leaves_options_as
     assert options.optimized_model_filepath == ""
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     assert options.execution_order == ort.ExecutionOrder.DEFAULT
+
+
+def test_without_a_place_for_the_file_the_plain_session_runs_and_that_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nothing"))
+    model, x = masked().model("e"), np.ones((1, 3, H, W), np.float32)
+    session = Session(model, refine=lambda m: keep_in_blocks(m, Graph(model), block_size()))
+    assert "temporary folder" in caplog.text
+    np.testing.assert_array_equal(session.run({"x": x})["e"], Session(model).run({"x": x})["e"])
 
 
 def test_what_is_not_refined_is_the_plain_session() -> None:

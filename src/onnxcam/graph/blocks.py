@@ -60,6 +60,7 @@ class _Blocks:
         self._constants = {t.name: t for t in optimised.graph.initializer}
         self._outputs = {o.name for o in optimised.graph.output}
         self._shape: Callable[[str], Shape | None] = before.shape
+        self._dtype: Callable[[str], int] = before.dtype
         self._b = block
         self._producer = {o: i for i, node in enumerate(self._nodes) for o in node.output if o}
         self._readers: dict[str, list[int]] = defaultdict(list)
@@ -86,11 +87,10 @@ class _Blocks:
     def _map(self, value: str) -> tuple[int, int, int] | None:
         """C, H and W of a (N, C, H, W) value that can be turned into blocks."""
         shape = self._shape(value) or ()
-        if len(shape) != 4 or value in self._constants:
+        sizes = [d for d in shape[1:] if isinstance(d, int)]
+        if len(shape) != 4 or len(sizes) != 3 or sizes[0] % 4 or value in self._constants:
             return None
-        _, c, h, w = shape
-        fixed = isinstance(c, int) and isinstance(h, int) and isinstance(w, int)
-        return (int(c), int(h), int(w)) if fixed and int(c) % 4 == 0 else None  # type: ignore[arg-type]
+        return sizes[0], sizes[1], sizes[2]
 
     def _lies_the_same(self, value: str) -> bool:
         """Whether a value, of one cell in whole blocks, is the same in both layouts."""
@@ -157,9 +157,10 @@ class _Blocks:
                 pending += [n for n in around if n is not None and n in held]
         for part in self._connected(held):
             values = {v for i in part for v in (*self._data(self._nodes[i]), self._nodes[i].output[0])}
-            without = held - part
-            if sum(self._turns(v, held) - self._turns(v, without) for v in values) >= 0:
-                held = without
+            together = sum(self._turns(v, held) for v in values)
+            held -= part
+            if together < sum(self._turns(v, held) for v in values):
+                held |= part
         return held
 
     def _connected(self, held: set[int]) -> Iterator[set[int]]:
@@ -176,19 +177,13 @@ class _Blocks:
                     pending += near
             yield part
 
-    def _is_bool(self, i: int) -> bool:
-        node = self._nodes[i]
-        return node.op_type in _COMPARISONS or (
-            node.op_type == "Cast" and helper.get_node_attr_value(node, "to") == TensorProto.BOOL
-        )
-
     def _cut_off(self, i: int, held: set[int]) -> bool:
-        """Whether a truth value would have to be turned, which only floats can be."""
+        """Whether a value that is no float would have to be turned, which only floats can be."""
         node, made = self._nodes[i], self._nodes[i].output[0]
-        reads = [p for v in self._data(node) if (p := self._producer.get(v)) is not None]
-        return any(self._is_bool(p) and p not in held for p in reads) or (
-            self._is_bool(i) and (made in self._outputs or any(r not in held for r in self._readers[made]))
-        )
+        turned = [v for v in self._data(node) if v not in self._turned_back and self._producer.get(v) not in held]
+        if made in self._outputs or any(r not in held for r in self._readers[made]):
+            turned.append(made)
+        return any(self._dtype(v) != TensorProto.FLOAT and not self._lies_the_same(v) for v in turned)
 
     def _turns(self, value: str, held: set[int]) -> bool:
         """Whether a value has to be turned, if some nodes are held in blocks."""
