@@ -1,7 +1,8 @@
 """The step after the run, activations and weights to saliency maps: C++ kernels against the NumPy chain.
 
-The chain is what Grad-CAM libraries do: weighted sum, ReLU, min-max, resize of one map after the other (OpenCV where
-it is installed, else Pillow in mode F), min-max.
+The chain has the steps of pytorch-grad-cam 1.5.7: weighted sum, ReLU, min-max and resize of one map after the other
+(OpenCV where it is installed, else Pillow in mode F); then what joins several layers, also where there is one: ReLU,
+mean, min-max.
 """
 
 import importlib.util
@@ -50,10 +51,12 @@ def kernels(settings: Settings) -> Rows:
 
 def chain(
     activations: Floats, alpha: Floats, size: tuple[int, int], resize: Callable[[Floats, tuple[int, int]], Floats]
-) -> list[Floats]:
-    """Maps (H, W), one after the other."""
-    raw = np.maximum((alpha * activations).sum(axis=1), 0)
-    return [_scaled(resize(_scaled(cam), size)) for cam in raw]
+) -> Floats:
+    """Maps (N, H, W) of one layer."""
+    positive = np.maximum((alpha * activations).sum(axis=1), 0)
+    layers = [np.array([resize(_scaled(cam), size) for cam in positive], np.float32)[:, None]]
+    mean = np.maximum(np.concatenate(layers, axis=1), 0).mean(axis=1)
+    return np.array([_scaled(cam) for cam in mean], np.float32)
 
 
 def _scaled(cam: Floats) -> Floats:
