@@ -12,7 +12,7 @@ namespace onnxcam {
 /// How many workers `threads` means (see kernels.hpp) for `tasks` tasks of together `operations` pixel operations.
 inline std::size_t worker_count(int threads, std::size_t tasks, std::size_t operations) {
     // Some 200 us of work: several times what starting and joining a thread costs.
-    constexpr std::size_t operations_per_thread = std::size_t{1} << 20;
+    constexpr std::size_t operations_per_thread = std::size_t{1} << 19;
     const std::size_t worth = std::min(tasks, operations / operations_per_thread);
     if (worth <= 1 || threads == 1) return 1;
     // Asked for last: it reads a file.
