@@ -1043,7 +1043,10 @@ _FEW = 1024
 
 
 def _goes_back_through_convolutions(model: ModelProto, own: int) -> bool:
-    return any(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node[own:])
+    """Whether what was added holds convolutions; no where there are branches: ONNX Runtime 1.19 cannot save these."""
+    branches = (a for node in model.graph.node for a in node.attribute if a.HasField("g") or a.graphs)
+    back = any(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node[own:])
+    return back and not any(branches)
 
 
 def _in_blocks(before: Graph, optimised: ModelProto) -> ModelProto | None:

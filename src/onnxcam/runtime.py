@@ -5,6 +5,7 @@ each other, so the user chooses one. OpenVINO is a second one.
 """
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -198,7 +199,8 @@ def _refined(
     with place as folder:
         optimised = Path(folder) / "optimised.onnx"
         try:
-            _configure(options, "session.optimized_model_external_initializers_file_name", "weights")
+            if os.name != "nt":  # where a file that is mapped cannot be removed, the weights stay in the model
+                _configure(options, "session.optimized_model_external_initializers_file_name", "weights")
             options.optimized_model_filepath = str(optimised)
             options.log_severity_level = 3  # else it warns that the file is for this machine only
             session = opened(whole)

@@ -345,6 +345,14 @@ def test_an_explainer_refines_deep_gradients_only(monkeypatch: pytest.MonkeyPatc
     seen.clear()
     Explainer(deep(), method="gradcam")
     assert not any(seen)
+    branching = deep()
+    branches = parser.parse_model("""<ir_version: 8, opset_import: ["" : 18]> g (bool chosen) => (float[] o)
+        { o = If(chosen) <then_branch = g1 () => (float[] one) { one = Constant<value_float=1.0>() },
+                     else_branch = g2 () => (float[] two) { two = Constant<value_float=2.0>() }> }""")
+    branching.graph.input.append(helper.make_tensor_value_info("chosen", TensorProto.BOOL, [1]))
+    branching.graph.node.extend(branches.graph.node)
+    Explainer(branching, method="saliency", input_name="x", feeds={"chosen": np.array([True])})
+    assert not any(seen)
     import platform
 
     assert deep_one == (platform.machine() in ("x86_64", "AMD64"))
