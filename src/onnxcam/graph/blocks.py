@@ -1,10 +1,10 @@
 """Keeps values in blocks of channels between the convolutions that ONNX Runtime computes in that layout.
 
 On CPUs its optimiser holds what convolutions make as (N, C/b, H, W, b), declared as (N, C, H, W), and turns it back for
-every operator that it has no such form of: for all the masks and slopes of a backward pass, which then spends a third
-of its time on turning. But an operator that goes element by element does not care for the order of its elements as long
-as all its operands have the same; one that moves whole cells of the picture has the same form one axis further left.
-This is a pass over the model that the optimiser leaves behind. The result runs with optimisation switched off.
+every operator that it has no such form of: for all the masks and slopes of a backward pass. But an operator that goes
+element by element does not care for the order of its elements as long as all its operands have the same; one that moves
+whole cells of the picture has the same form one axis further left. This is a pass over the model that the optimiser
+leaves behind. The result runs with optimisation switched off.
 
 Values are named as in the model before, where they are (N, C, H, W); their shapes are known from there. No arithmetic
 is changed, but that a convolution that adds what it makes to something does so in another order.
