@@ -13,6 +13,7 @@ is changed, but that a convolution that adds what it makes to something does so 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -271,31 +272,27 @@ class _Blocks:
             yield helper.make_node("Expand", [f"{name}/cell", everywhere.name], [f"{name}/spread"]), [everywhere]
             yield view(f"{name}/spread", name, [-1, c, h, w])
 
+        # One node on a view of the cells.
+        kind, operands, more, attributes = node.op_type, list[str](), list[TensorProto](), dict[str, Any]()
         cells = [-1, before // b, below, right, b]
-        if node.op_type == "Pad":
+        if kind == "Pad":
             pads = self._numbers(node, 1) or []
             around = np.asarray([*pads[:4], 0, *pads[4:], 0], np.int64) // ([1, b, 1, 1, 1] * 2)
-            sizes = numpy_helper.from_array(around, f"{y}/pads")
-            yield view(blocked[x], f"{y}/cells", cells)
-            yield helper.make_node("Pad", [f"{y}/cells", sizes.name, *node.input[2:3]], [f"{y}/moved"]), [sizes]
-            yield view(f"{y}/moved", y, [-1, c, h, w])
-        elif node.op_type == "Slice":
-            yield view(blocked[x], f"{y}/cells", cells)
-            yield helper.make_node("Slice", [f"{y}/cells", *node.input[1:]], [f"{y}/moved"]), []
-            yield view(f"{y}/moved", y, [-1, c, h, w])
-        elif node.op_type == "DepthToSpace":
+            more = [numpy_helper.from_array(around, f"{y}/pads")]
+            operands = [more[0].name, *node.input[2:3]]
+        elif kind == "Slice":
+            operands = [*node.input[1:]]
+        elif kind == "DepthToSpace":
             s = helper.get_node_attr_value(node, "blocksize")
-            yield view(blocked[x], f"{y}/cells", [-1, s, s, c // b, below, right, b])
-            moved = helper.make_node("Transpose", [f"{y}/cells"], [f"{y}/moved"], perm=[0, 3, 4, 1, 5, 2, 6])
-            yield moved, []
-            yield view(f"{y}/moved", y, [-1, c, h, w])
-        elif node.op_type == "ReduceSum":
-            axis = numpy_helper.from_array(np.asarray([2], np.int64), f"{y}/axis")
-            yield view(blocked[x], f"{y}/cells", [-1, before // b, below * right, b])
-            yield helper.make_node("ReduceSum", [f"{y}/cells", axis.name], [f"{y}/summed"]), [axis]
-            yield view(f"{y}/summed", y, [-1, c, 1, 1])
-        elif node.op_type == "Expand":
+            kind, cells = "Transpose", [-1, s, s, c // b, below, right, b]
+            attributes = {"perm": [0, 3, 4, 1, 5, 2, 6]}
+        elif kind == "ReduceSum":
+            cells = [-1, before // b, below * right, b]
+            more = [numpy_helper.from_array(np.asarray([2], np.int64), f"{y}/axis")]
+            operands = [more[0].name]
+        elif kind == "Expand":
             yield from spread(x, y)
+            return
         else:
             same = NodeProto()
             same.CopyFrom(node)
@@ -309,6 +306,10 @@ class _Blocks:
             if node.op_type == "Add" and len(self._data(node)) == 2 and len({*map(self._shape, node.input)}) == 1:
                 self.sums.add(y)
             yield same, []
+            return
+        yield view(blocked[x], f"{y}/cells", cells)
+        yield helper.make_node(kind, [f"{y}/cells", *operands], [f"{y}/moved"], **attributes), more
+        yield view(f"{y}/moved", y, [-1, c, h, w])
 
 
 def _sums_in_convolutions(nodes: Sequence[NodeProto], sums: Set[str]) -> list[NodeProto]:
