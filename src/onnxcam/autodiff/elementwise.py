@@ -161,8 +161,9 @@ def relu(op: Builder, node: Primal, dy: str) -> Cotangents:
     What comes back through a pooling by maxima is masked before it does: where a maximum is, it is the same number.
     """
     (y,) = node.outputs
-    pooled, maxima, cotangent, back = op.pooled.get(dy, ("", "", "", str))
-    if pooled == y:
+    pool = op.pooled.get(dy)
+    if pool is not None and pool[0] == y:
+        _, maxima, cotangent, back = pool
         return (back(op.Mul(cotangent, mask(op, op.Greater(number(op, node, maxima), 0.0)))),)
     return (op.Mul(dy, mask(op, op.Greater(number(op, node, y), 0.0))),)
 
