@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import platform
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -235,9 +236,9 @@ class Explainer:
         deep = _goes_back_through_convolutions(explained.model, len(graph.nodes))
         if deep and blocks and folder is None:
             before = Graph(split_weights(explained.model)[0], weights={}, shapes=graph.shapes)
-        # How many samples are run together; None is any number. All activations of a deep gradient are kept, and those
-        # of few pictures can be in the cache: as many as there are threads, and two at least, which share the weights.
-        self._together = image.batch or (max(2, threads or processors()) if before is not None else None)
+        # How many samples are run together at most. All activations of a deep gradient are kept, and those of few
+        # pictures can be in the cache: as many as there are threads, and two at least, which share the weights.
+        self._together = image.batch or (max(2, threads or processors()) if before is not None else sys.maxsize)
         whole, name = serialised(explained.model), file.name
         self._explained = e = replace(explained, model=ModelProto(), graph=bare, target_head=None)
         del file, graph, explained, cut_out
@@ -583,8 +584,9 @@ class Explainer:
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
         """What one run of the model gives for each sample; outputs: default all that an explanation can need."""
-        if self._together in (None, len(tensor)):
-            return self._run(tensor, asked, len(tensor), outputs)
+        n = len(tensor)
+        if n == self._together or (n < self._together and not self._explained.image.batch):
+            return self._run(tensor, asked, n, outputs)
         runs = [self._run(*chunk, outputs=outputs) for chunk in self._chunks(tensor, asked)]
         # What is the same for all samples, constant weights, a run gives once.
         per_sample = {name: len(value) > 1 or self._together == 1 for name, value in runs[0].items()}
@@ -790,7 +792,7 @@ class Explainer:
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]
     ) -> Iterator[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]], int]]:
         """The samples in pieces of `_together`; of a fixed batch the last is padded by repeating its last sample."""
-        batch = self._together or len(tensor)
+        batch = self._together
         for start in range(0, len(tensor), batch):
             x = tensor[start : start + batch]
             rows = {role: value[start : start + batch] for role, value in asked.items()}
