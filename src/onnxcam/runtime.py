@@ -153,10 +153,14 @@ class Session:
         try:
             self._session = opened(whole) if refine is None else _refined(ort, whole, options, opened, refine)
         except Exception as error:  # onnxruntime raises its own, unrelated classes
+            way_out = "" if refine is None else (
+                "; if it is the temporary folder, make room there; `session_options` with a `graph_optimization_level` "
+                "of ORT_ENABLE_EXTENDED go without it"
+            )  # fmt: skip
             raise ModelError(
                 f"ONNX Runtime {ort.__version__} cannot load the model: {first_line(error)}",
                 "check that the untouched file loads in onnxruntime; operators of other domains need "
-                "`custom_ops_library`",
+                f"`custom_ops_library`{way_out}",
             ) from error
         active = self._session.get_providers()
         if names[0] not in active:

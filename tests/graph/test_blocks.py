@@ -9,6 +9,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from onnxcam import Explainer
+from onnxcam.errors import ModelError
 from onnxcam.graph.blocks import DOMAIN, keep_in_blocks, masks_early, uses_blocks
 from onnxcam.graph.index import Graph
 from onnxcam.runtime import Session, block_size
@@ -289,6 +290,15 @@ def test_without_a_place_for_the_file_the_plain_session_runs_and_that_is_logged(
     session = Session(model, refine=lambda m: keep_in_blocks(m, Graph(model), block_size()))
     assert "temporary folder" in caplog.text
     np.testing.assert_array_equal(session.run({"x": x})["e"], Session(model).run({"x": x})["e"])
+
+
+def test_a_full_disk_is_told_with_a_way_out() -> None:
+    def full(optimised: ModelProto) -> ModelProto:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ModelError, match="No space left") as caught:
+        Session(masked().model("e"), refine=full)
+    assert "temporary folder" in str(caught.value.hint)
 
 
 def test_what_is_not_refined_is_the_plain_session() -> None:
