@@ -356,6 +356,10 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
         "--picture-input", action="store_true", help="take uint8 pictures (N, H, W, 3) of the input's size"
     )
     group.add_argument("--overlay", action="store_true", help="the same, and return them with the map laid over")
+    group.add_argument(
+        "--float32", action=argparse.BooleanOptionalAction,
+        help="a float16 model computes in float32, for CPUs (default: below opset 18)",
+    )  # fmt: skip
     group.add_argument("--no-verify", action="store_true", help="write without comparing it with the model")
     group.add_argument("--picture", metavar="IMAGE", help="what to compare on (default: seeded noise)")
 
@@ -850,6 +854,7 @@ def _export(arguments: argparse.Namespace) -> int:
         opacity=arguments.opacity,
         verify=not arguments.no_verify,
         picture=arguments.picture,
+        float32=arguments.float32,
         **options,
     )
     if arguments.json:

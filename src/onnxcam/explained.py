@@ -139,12 +139,13 @@ def open_graph(
     input_name: str | None = None,
     feeds: Mapping[str, Any] | None = None,
     run: Run | None = None,
+    float32: bool | None = None,
 ) -> tuple[Graph, ImageInput, Size]:
     """Load a model with its picture input bound to `size` where the file leaves it open (default 224 x 224).
 
     size: (H, W), (L,) of signals, (D, H, W) of volumes; returned as (H, W), see `ImageInput`.
 
-    input_name: the picture's input; feeds: values of the inputs beside it.
+    input_name: the picture's input; feeds: values of the inputs beside it; float32: as for `load`.
 
     Raises: UsageError where `size` contradicts the file, or is needed; what `load` and `image_input` raise.
     """
@@ -171,7 +172,7 @@ def open_graph(
             f"{file.name}: one input of shape {image.bound(bound)} has {elements:,} elements, more than {MAX_INPUT:,}",
             "export the model for smaller inputs, or set `onnxcam.explained.MAX_INPUT` if you trust it",
         )
-    return load(file, image.shapes(bound), run or run_once(file, image, bound)), image, bound
+    return load(file, image.shapes(bound), run or run_once(file, image, bound), float32), image, bound
 
 
 def run_once(file: ModelFile, image: ImageInput, size: Size) -> Run:

@@ -167,6 +167,7 @@ def export(
     picture: PictureLike | None = None,
     threads: int | None = None,
     custom_ops_library: str | os.PathLike[str] | None = None,
+    float32: bool | None = None,
 ) -> Exported:
     """Write one ONNX file that returns the model's own outputs and the heat map; standard operators only are added.
 
@@ -187,6 +188,9 @@ def export(
     likeness: the input `reference` (1, D) or (N, D) float32. The model's other inputs stay inputs; feeds: values to
     verify with.
 
+    float32: whether a float16 model computes in float32, for CPUs and browsers, its weights, inputs and outputs still
+    float16; default those of an opset below 18, which ONNX Runtime's CPU provider computes so. False for GPUs.
+
     verify: run the original, the Python path and the new file on `picture`, or on seeded noise, and write nothing where
     they differ. External weights stay in their files, which are copied beside an output in another folder.
 
@@ -205,15 +209,16 @@ def export(
         model, target=spec, input_name=input_name, feeds=feeds,
         method=method, method_options=method_options, layer=layer, layer_layout=layer_layout, score=score,
         output=output, normalize=normalize, fuse=fuse, preprocess=preprocess, labels=labels, size=size,
-        input_layout=input_layout, threads=threads, custom_ops_library=custom_ops_library,
+        input_layout=input_layout, threads=threads, custom_ops_library=custom_ops_library, float32=float32,
     )  # fmt: skip
     if map_size is not None and math.prod(map_size) > MAX_CELLS:
         height, width = map_size
         raise UsageError(f"a map of {height}x{width} holds more than {MAX_CELLS:,} values", "choose a smaller map size")
     wanted = size or (python.preprocess.size if preprocess is not None else None)
     graph, image, bound = open_graph(
-        file, size=python.preprocess.size, input_layout=input_layout, input_name=input_name, feeds=feeds
-    )
+        file, size=python.preprocess.size, input_layout=input_layout, input_name=input_name, feeds=feeds,
+        float32=float32,
+    )  # fmt: skip
     chosen = plan(
         graph, image, method=method, layer=layer, layer_layout=layer_layout, target=spec, score=score, output=output,
         options=method_options,

@@ -25,6 +25,7 @@ from onnx import (
 
 from onnxcam.errors import ModelError, UnsupportedError, VerificationError, first_line
 from onnxcam.graph.branches import without_known_branches
+from onnxcam.graph.half import has_half, in_float32
 from onnxcam.graph.head import before_activation
 from onnxcam.graph.index import Dim, Graph, opset_of, split_weights, stub, subgraphs
 from onnxcam.graph.read import ModelFile
@@ -38,10 +39,16 @@ MIN_IR = 8
 Run = Callable[[ModelProto], Sequence["np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]]
 
 
-def load(file: ModelFile, shapes: Mapping[str, Sequence[Dim]] | None = None, run: Run | None = None) -> Graph:
+def load(
+    file: ModelFile,
+    shapes: Mapping[str, Sequence[Dim]] | None = None,
+    run: Run | None = None,
+    float32: bool | None = None,
+) -> Graph:
     """Check, clean and lift a model; bind input dimensions to `shapes`.
 
     run: how to run a model on one input, to verify a lifted opset; without it a model below opset 18 is refused.
+    float32: whether a float16 model computes in float32 (`graph.half`), default where it was lifted.
 
     Raises: ModelError (checker), UnsupportedError (opset cannot be lifted), VerificationError (lifted model differs).
     """
@@ -67,7 +74,17 @@ def load(file: ModelFile, shapes: Mapping[str, Sequence[Dim]] | None = None, run
         lean = _lifted(lean, weights, file.name)
         _reveal_unregistered(lean)
         notes.append(f"opset {before} lifted to {MIN_OPSET}")
-        _verify(file, Graph(lean, weights=weights), before, run)
+        float32 = True if float32 is None else float32
+    if float32 and has_half(lean):
+        wide = in_float32(lean)
+        lean = wide or lean
+        notes.append(
+            "float16 stays, which is slow on CPUs: the model has branches or operators of other domains"
+            if wide is None
+            else "float16 is computed in float32, as ONNX Runtime does on CPUs (`float32=False` keeps it, for GPUs)"
+        )
+    if opset_of(file.model) < MIN_OPSET:
+        _verify(file, Graph(lean, weights=weights), opset_of(file.model), run)
     _constants_to_initializers(lean)
     return Graph(lean, weights=weights, shapes=shapes, folder=file.folder, notes=tuple(notes))
 

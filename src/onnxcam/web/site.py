@@ -103,6 +103,7 @@ def write_site(
         "method": method, "method_options": method_options, "layer": layer, "layer_layout": layer_layout,
         "score": score, "output": output, "normalize": normalize, "fuse": fuse, "preprocess": preprocess,
         "labels": labels, "size": size, "input_layout": input_layout, "threads": threads,
+        "float32": True,  # browsers run it on the CPU
     }  # fmt: skip
     python = Explainer(model, **options)
     graph, image, _ = open_graph(file, size=python.preprocess.size, input_layout=input_layout)
