@@ -351,6 +351,9 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--map-size", metavar="HxW", type=_size, help="of the heat map (default: the input's)")
     group.add_argument("--with-class", action="store_true", help="output heatmap_class: the class explained")
+    group.add_argument(
+        "--with-scores", action="store_true", help="output class_scores: probabilities where the model ends in one"
+    )
     group.add_argument("--with-raw", action="store_true", help="output heatmap_raw: the signed map of the layer")
     group.add_argument(
         "--picture-input", action="store_true", help="take uint8 pictures (N, H, W, 3) of the input's size"
@@ -848,6 +851,7 @@ def _export(arguments: argparse.Namespace) -> int:
         map_size=arguments.map_size,
         with_class=arguments.with_class,
         with_raw=arguments.with_raw,
+        with_scores=arguments.with_scores,
         picture_input=arguments.picture_input,
         overlay=arguments.overlay,
         colormap=arguments.colormap,

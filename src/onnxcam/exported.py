@@ -128,6 +128,7 @@ class _Request:
     map_size: Size | None
     with_class: bool
     with_raw: bool
+    with_scores: bool
     preprocess: Preprocess | None
     overlay: tuple[str, float] | None
     fixed: Mapping[str, Array]
@@ -153,6 +154,7 @@ def export(
     map_size: Size | None = None,
     with_class: bool = False,
     with_raw: bool = False,
+    with_scores: bool = False,
     picture_input: bool = False,
     overlay: bool = False,
     colormap: str = "jet",
@@ -180,8 +182,9 @@ def export(
     `top` for the K highest or `all_classes` make `heatmap` (N, C, H, W). class_input: `optional` (has a default, which
     ONNX Runtime's native APIs know), `required` (browsers, OpenVINO, tract) or `none`. map_size: (H, W), default the
     input's. with_class: the output `heatmap_class` (N,) or (N, C) int64; with_raw: `heatmap_raw` (N, h, w), signed, of
-    the first layer. picture_input: the file takes pictures (N, H, W, 3) uint8 of the model's own size in place of its
-    tensor; overlay: and returns them with the map as `overlay` (N, H, W, 3) uint8.
+    the first layer; with_scores: `class_scores` (N, C) float32, what `Explanation.scores` holds. picture_input: the
+    file takes pictures (N, H, W, 3) uint8 of the model's own size in place of its tensor; overlay: and returns them
+    with the map as `overlay` (N, H, W, 3) uint8.
 
     target may also be one of `onnxcam.targets`. A class, a region, a rival or an element that it names is built in;
     what it leaves out is predicted in the graph, but for the class, which is the input, and the reference of a
@@ -226,6 +229,8 @@ def export(
     fixed, open_roles = python.built_in()
     named = fixed.pop(CLASS_INDEX, None)
     asked = target if not isinstance(target, TargetSpec) else None if named is None else int(named[0])
+    if (with_class or with_scores) and not chosen.kind.has_class:
+        raise UsageError("what is explained is no class", "leave out `with_class` and `with_scores`")
     classes = _classes(asked, top, all_classes, python.labels, chosen.head.classes)
     many = all_classes or top is not None or (asked is not None and not isinstance(asked, str | int | np.integer))
     request = _Request(
@@ -241,6 +246,7 @@ def export(
         map_size=map_size,
         with_class=with_class or top is not None,
         with_raw=with_raw,
+        with_scores=with_scores,
         preprocess=python.preprocess if picture_input or overlay else None,
         overlay=_drawing(colormap, opacity, normalize, many, map_size, bound) if overlay else None,
         fixed=fixed,
@@ -413,6 +419,7 @@ class _Names:
     heatmap: str
     heatmap_class: str | None
     heatmap_raw: str | None
+    class_scores: str | None
     overlay: str | None
     target_inputs: Mapping[str, str]
 
@@ -439,6 +446,7 @@ def _assembled(
         heatmap=named("heatmap") or "",
         heatmap_class=named("heatmap_class", request.with_class),
         heatmap_raw=named("heatmap_raw", request.with_raw),
+        class_scores=named("class_scores", request.with_scores),
         overlay=named("overlay", request.overlay is not None),
         target_inputs={role: named(role) or "" for role in request.open_roles},
     )
@@ -495,8 +503,12 @@ def _assembled(
     raw, grid = raws[0]
     if names.heatmap_raw:
         expose(names.heatmap_raw, raw, TensorProto.FLOAT, [*of_classes, *(open_size if dynamic else grid)])
+    if names.class_scores:
+        scores = targets[0].probabilities or targets[0].classes or ""
+        expose(names.class_scores, scores, TensorProto.FLOAT, [batch, chosen.head.classes])
     expose(names.heatmap, heatmap, TensorProto.FLOAT, [*of_classes, *(open_size if isinstance(size, str) else size)])
-    outputs.sort(key=lambda o: [names.heatmap, names.heatmap_class, names.heatmap_raw, names.overlay].index(o.name))
+    order = (names.heatmap, names.heatmap_class, names.heatmap_raw, names.class_scores, names.overlay)
+    outputs.sort(key=lambda o: order.index(o.name))
     model = op.model(outputs, base=graph)
     held = {t.name for t in model.graph.initializer}
     read = {i for node in front for i in node.input} - held

@@ -13,18 +13,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnxcam
 from onnxcam import Explainer, cli, demo, exported
 from onnxcam.errors import OutputError, UnsupportedError, UsageError, VerificationError
 from onnxcam.exported import MAX_CLASSES, METADATA_KEY, export
+from onnxcam.targets import Element
 
 DEMO = demo.FOLDER / "demo.onnx"
 SHARED = Path(__file__).parents[3] / "shared" / "models"
 
 
-def session(model: Path) -> onnxruntime.InferenceSession:
+def session(model: Path | bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -404,6 +405,50 @@ def test_fixed_classes_make_maps_of_these(tmp_path: Path) -> None:
     np.testing.assert_allclose(top["heatmap"], np.stack([expected[i, best[i]] for i in range(2)]), atol=1e-5)
 
 
+def ending_in(*ends: NodeProto, dtype: int = TensorProto.FLOAT) -> ModelProto:
+    """The toy with more operators, of which the last makes `end`."""
+    model = toy()
+    model.graph.node.extend(ends)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("end", dtype, ["batch", 4]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1 / 255, np.float32), "scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(3, np.uint8), "zero"))
+    return model
+
+
+SOFTMAX = helper.make_node("Softmax", ["scores"], ["s"], axis=1)
+ENDS = {
+    "logits": (helper.make_node("Identity", ["scores"], ["end"]),),
+    "Softmax": (helper.make_node("Softmax", ["scores"], ["end"], axis=1),),
+    "LogSoftmax": (helper.make_node("LogSoftmax", ["scores"], ["end"], axis=1),),
+    "integers": (SOFTMAX, helper.make_node("QuantizeLinear", ["s", "scale", "zero"], ["end"])),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_class_scores_are_probabilities_before_they_are_quantised_or_logits(tmp_path: Path, end: str) -> None:
+    model = ending_in(*ENDS[end], dtype=TensorProto.UINT8 if end == "integers" else TensorProto.FLOAT)
+    onnx.save(model, tmp_path / "toy.onnx")
+    done = export(tmp_path / "toy.onnx", tmp_path / "m.onnx", size=(16, 16), with_scores=True, threads=1)
+    assert done.outputs == ("end", "heatmap", "class_scores")
+    x = pictures(3, 16)
+    got, logits = (
+        run(tmp_path / "m.onnx", x=x),
+        session(toy().SerializeToString()).run(None, {"x": x})[0].astype(np.float64),
+    )
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    expected = logits if end == "logits" else powers / powers.sum(1, keepdims=True)
+    assert got["class_scores"].dtype == np.float32
+    np.testing.assert_allclose(got["class_scores"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_of_what_is_no_class_there_are_no_class_scores(tmp_path: Path) -> None:
+    onnx.save(toy(), tmp_path / "toy.onnx")
+    for option in ("with_scores", "with_class"):
+        with pytest.raises(UsageError, match="what is explained is no class"):
+            export(tmp_path / "toy.onnx", tmp_path / "m.onnx", target=Element("scores[0]"), **{option: True})
+    assert not (tmp_path / "m.onnx").exists()
+
+
 def test_a_map_without_a_class_has_no_class_input(tmp_path: Path) -> None:
     done = export(DEMO, tmp_path / "m.onnx", method="fem", threads=1)
     assert done.inputs == ("image",) and any("every class" in note for note in done.notes)
@@ -541,7 +586,7 @@ def test_baked_preprocessing_is_the_tensor_that_python_makes(tmp_path: Path, set
         ("mnist_cntk8", 1e-5, 1e-4),
         ("mlperf_resnet8_nhwc", 1e-5, 1e-4),
         ("mobilenet_v2_torch_qdq_int8io_nchw", 1e-5, 1e-4),
-        ("squeezenet1_1_fp16_winml", 4e-3, 4e-3),  # ONNX Runtime leaves out the rounding of the pixels to float16
+        ("squeezenet1_1_fp16_winml", 1e-5, 1e-5),
     ],
 )
 def test_grey_channels_last_quantised_and_half_inputs_are_baked_too(

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx.parser
 import pytest
@@ -59,8 +58,9 @@ def test_a_site_holds_the_model_the_page_the_runtime_and_nothing_else(foreign_or
     record = json.loads((tmp_path / "site" / "model.json").read_text("utf-8"))
     names = record["names"]
     assert [i.name for i in session.get_inputs()] == [record["input"]["name"], names["class_index"]]
-    scores = record["output"]["name"]
-    assert {o.name for o in session.get_outputs()} == {scores, names["heatmap"], names["heatmap_class"]}
+    (own,) = (o.name for o in onnx.load(DEMO).graph.output)
+    made = {own, names["heatmap"], names["heatmap_class"], names["class_scores"]}
+    assert {o.name for o in session.get_outputs()} == made
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE((tmp_path / "site").stat().st_mode) == 0o777 & ~umask
@@ -153,23 +153,6 @@ def test_a_model_that_is_no_classifier_is_refused(foreign_ort: Path, tmp_path: P
     with pytest.raises(UnsupportedError, match="no output holds one score per class"):
         write_site(tmp_path / "s.onnx", tmp_path / "site", ort_web=foreign_ort)
     assert not (tmp_path / "site").exists()
-
-
-def test_integer_scores_come_with_their_scale(foreign_ort: Path, tmp_path: Path) -> None:
-    model = onnx.load(DEMO)
-    output = model.graph.output[0]
-    scale, zero = np.array(1 / 255, np.float32), np.array(3, np.uint8)
-    model.graph.initializer.extend([onnx.numpy_helper.from_array(scale, "s"), onnx.numpy_helper.from_array(zero, "z")])
-    model.graph.node.append(onnx.helper.make_node("QuantizeLinear", [output.name, "s", "z"], ["q"]))
-    model.graph.node.append(onnx.helper.make_node("Flatten", ["q"], ["integers"]))
-    output.name = "integers"
-    output.type.tensor_type.elem_type = onnx.TensorProto.UINT8
-    onnx.save(model, tmp_path / "q.onnx")
-    write_site(tmp_path / "q.onnx", tmp_path / "site", ort_web=foreign_ort, verify=False)
-    told = json.loads((tmp_path / "site" / "model.json").read_text("utf-8"))["output"]
-    assert told == {
-        "name": "integers", "kind": "probability", "logarithm": False, "quantization": [float(scale), 3],
-    }  # fmt: skip
 
 
 def test_the_policy_names_the_very_script_and_style_of_the_page() -> None:

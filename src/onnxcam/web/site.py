@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxcam.errors import OutputError, UnsupportedError, UsageError
 from onnxcam.explained import Size, open_graph
@@ -33,12 +33,6 @@ MADE_BY = "onnxcam web"
 RECORD = "model.json"
 MAX_BYTES = 2**31 - 1
 """Of a model with its weights: what one buffer of a browser holds."""
-
-# The input of an operator that holds the scale of its output; the zero point follows.
-_SCALES = {
-    "QuantizeLinear": 1, "QLinearSoftmax": 3, "QLinearSigmoid": 3, "QLinearConv": 6, "QLinearMatMul": 6, "QGemm": 7,
-}  # fmt: skip
-_MOVES = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 
 
 @dataclass(frozen=True)
@@ -113,8 +107,9 @@ def write_site(
     try:
         (new / "model").mkdir(parents=True)
         exported = export(
-            model, new / "model" / name, class_input="required", with_class=True, verify=verify, **options
-        )
+            model, new / "model" / name, class_input="required", with_class=True, with_scores=True, verify=verify,
+            **options,
+        )  # fmt: skip
         version, runtime = ort_web_files(ort_web, say)
         (new / "ort").mkdir()
         for part, data in runtime.items():
@@ -230,8 +225,6 @@ def _check_size(file: ModelFile, weights: Sequence[str]) -> None:
 def _record(complete: ModelProto, file: ModelFile, python: Explainer, image: ImageInput, head: Head) -> dict[str, Any]:
     """What the page has to know, as plain JSON values."""
     done = json.loads(next(p.value for p in complete.metadata_props if p.key == METADATA_KEY))
-    (output,) = (o for o in complete.graph.output if o.name == head.output)
-    floats = output.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
     return {
         "made_by": MADE_BY,
         "version": metadata.version("onnxcam"),
@@ -245,12 +238,7 @@ def _record(complete: ModelProto, file: ModelFile, python: Explainer, image: Ima
             "preprocess": python.preprocess.to_json(),
             "table": _text(_table(python.preprocess)),
         },
-        "output": {
-            "name": head.output,
-            "kind": "probability" if head.activation else "score",
-            "logarithm": head.activation == "LogSoftmax",
-            "quantization": None if floats else _quantization(complete, head.output),
-        },
+        "scores": "probability" if head.activation else "score",
         "names": done["names"],
         "per_class": METHODS[done["method"]].class_discriminative,
         "classes": head.classes,
@@ -263,18 +251,3 @@ def _table(preprocess: Preprocess) -> bytes:
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[np.newaxis, :, np.newaxis], 3, axis=2)
     plain = replace(preprocess, size=(1, 256), fit="squash", resize=None, layout="nchw")
     return plain(load_picture(ramp))[0].tobytes()
-
-
-def _quantization(model: ModelProto, output: str) -> tuple[float, int] | None:
-    """(scale, zero point) of integer scores; None where no operator tells them."""
-    makers = {o: n for n in model.graph.node for o in n.output}
-    constants = {t.name: t for t in model.graph.initializer}
-    node = makers.get(output)
-    while node is not None and node.op_type in _MOVES:
-        node = makers.get(node.input[0])
-    if node is None or node.op_type not in _SCALES:
-        return None
-    found = [numpy_helper.to_array(constants[n]) for n in node.input[_SCALES[node.op_type] :][:2] if n in constants]
-    if not found or any(a.size != 1 for a in found):
-        return None
-    return float(found[0].reshape(-1)[0]), int(found[1].reshape(-1)[0]) if len(found) > 1 else 0
