@@ -51,7 +51,7 @@ void saliency_maps(const float* raws, float* out, std::size_t N, std::size_t h, 
     for (std::size_t i = 0; i < maps.size(); ++i) maps[i] = raws[i] <= 0.0F ? 0.0F : raws[i];
     min_max(maps.data(), maps.data(), N, h * w, epsilon);
 
-    parallel_for(N, std::min(N, workers), [&](std::size_t n, std::size_t worker) {
+    const auto find_extremes = [&](std::size_t n, std::size_t worker) {
         float* const low = scratch.data() + (worker * 4 + 2) * W;
         float* const high = low + W;
         SampledRows sampled(maps.data() + n * h * w, w, columns, low - 2 * W);
@@ -67,14 +67,10 @@ void saliency_maps(const float* raws, float* out, std::size_t N, std::size_t h, 
         }
         lowest[n] = *std::min_element(low, low + W);
         scale[n] = min_max_scale(*std::max_element(high, high + W) - lowest[n], epsilon);
-    });
-
-    parallel_for(tasks, workers, [&](std::size_t task, std::size_t worker) {
-        const std::size_t n = task / bands;
+    };
+    const auto write_rows = [&](std::size_t n, std::size_t first, std::size_t last, std::size_t worker) {
         const float* const map = maps.data() + n * h * w;
         float* const target = out + n * H * W;
-        const std::size_t first = task % bands * band;
-        const std::size_t last = std::min(first + band, H);
         if (std::isnan(*map) || scale[n] == 0.0F) {  // one NaN is all NaN after min_max
             std::fill(target + first * W, target + last * W, std::isnan(*map) ? *map : 0.0F);
             return;
@@ -85,6 +81,19 @@ void saliency_maps(const float* raws, float* out, std::size_t N, std::size_t h, 
             scaled_row(sampled(rows.lower[row]), sampled(rows.upper[row]), rows.t[row], lowest[n], scale[n],
                        target + row * W, W);
         }
+    };
+
+    if (N >= 4 * workers) {  // whole maps share out evenly enough, and threads are started once
+        parallel_for(N, workers, [&](std::size_t n, std::size_t worker) {
+            find_extremes(n, worker);
+            write_rows(n, 0, H, worker);
+        });
+        return;
+    }
+    parallel_for(N, std::min(N, workers), find_extremes);
+    parallel_for(tasks, workers, [&](std::size_t task, std::size_t worker) {
+        const std::size_t first = task % bands * band;
+        write_rows(task / bands, first, std::min(first + band, H), worker);
     });
 }
 

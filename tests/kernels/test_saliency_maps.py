@@ -62,7 +62,8 @@ def test_a_map_without_differences_is_zero(value):
 
 
 @pytest.mark.parametrize(
-    ("shape", "target"), [((5, 7, 7), (64, 33)), ((1, 9, 20), (2000, 1900)), ((3, 7, 7), (900, 900))]
+    ("shape", "target"),
+    [((5, 7, 7), (64, 33)), ((1, 9, 20), (2000, 1900)), ((3, 7, 7), (900, 900)), ((21, 7, 5), (240, 331))],
 )
 def test_number_of_threads_does_not_change_a_bit(shape, target):
     raws = normal(*shape)

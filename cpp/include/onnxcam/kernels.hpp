@@ -9,8 +9,8 @@
 /// Sizes        N may be 0 and then nothing is read or written. All other sizes are at least 1; h, w, H and W
 ///              are at most 2^31 - 1, and the caller has made sure that no product of sizes overflows. The
 ///              kernels check nothing: the Python bindings do.
-/// Arithmetic   IEEE 754, round to nearest, no contraction to fused multiply-add, no reassociation: what a
-///              comment below states is what every build computes.
+/// Arithmetic   IEEE 754, round to nearest, no reassociation, no fused multiply-add that would round
+///              otherwise: what a comment below states is what every build computes.
 /// Determinism  The result is bit-identical whatever the number of threads, the compiler's optimisation level
 ///              and the instruction set (SSE2, AVX2, AVX-512, NEON), and equal to `src/reference.cpp`. The one
 ///              exception: which NaN (sign and payload) stands for a NaN is not promised.
