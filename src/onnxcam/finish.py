@@ -315,8 +315,8 @@ def overlaid(op: Builder, picture: str, maps: Enlarged, size: Size, colors: str,
         missing = op.Clip(distance, 0.5 * strength, 1.5 * strength)
         rowwise = op.Reshape(op.Cast(picture, to=op.dtype), [0, size[0], -1])
         brightest = affine(op, rowwise, np.full(size[0], keep), np.full(size[0], -1.5 * strength - 0.5))
-        blend = op.Cast(op.Sub(brightest, missing), to=TensorProto.UINT8)
-        return str(op.Reshape(blend, [0, *size, 3]))
+        # What makes an output is written into it; a Reshape that did would copy.
+        return str(op.Cast(op.Reshape(op.Sub(brightest, missing), [0, *size, 3]), to=TensorProto.UINT8))
     # By way of uint8, what is not a number becomes some colour, never an index out of range.
     level = op.Cast(op.Cast(op.Add(op.Mul(maps.values, 255.0), 0.5), to=TensorProto.UINT8), to=TensorProto.INT32)
     table = op.floats(colormap(colors).astype(np.float64) * opacity + 0.5)

@@ -112,6 +112,10 @@ def class_kind(graph: Graph, output: str | None = None, score: str = "logit") ->
 _PREDICTED = Question({CLASS_INDEX: np.array([-1])}, None, "predicted")
 
 
+# Integers of which ONNX Runtime's CPU provider finds the largest as they are.
+_RANKED = (TensorProto.UINT8, TensorProto.INT8)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassKind(TargetKind):
     """One class per sample, chosen at run time by an int64 input of length 1 or N, -1 = predicted."""
@@ -125,7 +129,8 @@ class ClassKind(TargetKind):
             probabilities = class_probabilities(op, head)
             normalized = probabilities or (op.Softmax(logits, axis=1) if head.classes > 1 else op.Sigmoid(logits))
             # The model's own choice: logits before their quantisation may rank otherwise.
-            predicted = op.ArgMax(matrix(op, head.output, number(op, head.output)), axis=1, keepdims=0)
+            ranked = head.output if op.graph.dtype(head.output) in _RANKED else number(op, head.output)
+            predicted = op.ArgMax(matrix(op, head.output, ranked), axis=1, keepdims=0)
             index = op.Where(op.Less(chosen, 0), predicted, chosen)
             one_hot = one_hot_rows(op, index, head.classes)
             op.one_hots[one_hot] = index
