@@ -90,8 +90,8 @@ class _Parser(argparse.ArgumentParser):
 
     @property
     def options(self) -> list[str]:
-        """All that this command takes, in the order of its help."""
-        return [o for action in self._actions for o in action.option_strings]
+        """All that this command offers, in the order of its help."""
+        return [o for a in self._actions for o in a.option_strings if a.help != argparse.SUPPRESS]
 
     def refuse(self, argument: str, is_option: bool) -> NoReturn:
         """Refuses an argument that this command does not take."""
@@ -130,13 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write one file that predicts and explains")
     export.add_argument("model", metavar="MODEL", help="an .onnx file")
     export.add_argument("-o", "--output", metavar="PATH", type=Path, help="default ./MODEL.cam.onnx")
-    _method_options(export)
+    _method_options(export, in_file=True)
     _target_options(export)
     _export_options(export)
     _picture_options(export)
     _input_options(export)
     _drawing_options(export)
-    _runtime_options(export)
+    _runtime_options(export, in_file=True)
     export.set_defaults(run=_export, method=None)
 
     web = commands.add_parser("web", help="write a page that explains in the browser")
@@ -148,10 +148,10 @@ def _parser() -> argparse.ArgumentParser:
     served = "show it on http://127.0.0.1:PORT until interrupted (default %(const)s; 0: a free one)"
     web.add_argument("--serve", metavar="PORT", nargs="?", const=8000, type=int, help=served)
     web.add_argument("--no-verify", action="store_true", help="write without comparing the file with the model")
-    _method_options(web)
+    _method_options(web, in_file=True)
     _picture_options(web)
     _drawing_options(web)
-    _runtime_options(web)
+    _runtime_options(web, in_file=True)
     web.set_defaults(run=_web)
 
     layers = commands.add_parser("layers", help="list the layers that can be explained, best first")
@@ -230,7 +230,12 @@ _INPUT_LAYOUTS = ("nchw", "nhwc", "ncl", "nlc", "ncdhw", "ndhwc")
 _SCORES = ("logit", "counterfactual", "probability", "log-probability", "rest", "finer")
 
 
-def _method_options(parser: argparse.ArgumentParser) -> None:
+def _of_python(text: str, in_file: bool) -> str:
+    """The help of an option that only Python can follow: commands that write a file refuse it, and do not offer it."""
+    return argparse.SUPPRESS if in_file else text
+
+
+def _method_options(parser: argparse.ArgumentParser, in_file: bool = False) -> None:
     group = parser.add_argument_group("what is explained")
     group.add_argument("--method", default="gradcam", metavar="NAME", help="`onnxcam methods` lists them")
     group.add_argument(
@@ -240,13 +245,19 @@ def _method_options(parser: argparse.ArgumentParser) -> None:
         "--layer-layout", metavar="LAYOUT", help="nchw, nhwc or tokens[:PREFIX], where the graph does not tell"
     )
     group.add_argument("--fuse", default="mean", choices=("mean", "product", "max"), help="of several layers")
-    group.add_argument("--eigen-smooth", action="store_true", help="first principal component in place of the sum")
-    group.add_argument("--aug-smooth", action="store_true", help="mean over flipped and scaled inputs (six runs)")
+    smooth = _of_python("first principal component in place of the sum", in_file)
+    group.add_argument("--eigen-smooth", action="store_true", help=smooth)
+    augmented = _of_python("mean over flipped and scaled inputs (six runs)", in_file)
+    group.add_argument("--aug-smooth", action="store_true", help=augmented)
     group.add_argument(
         "--option", metavar="NAME=VALUE", action="append", default=[], help="of the method (`onnxcam methods --json`)"
     )
-    group.add_argument("--batch-size", metavar="N", type=int, default=32, help="of methods that run the model often")
-    group.add_argument("--seed", metavar="N", type=int, default=0, help="of methods that draw (default %(default)s)")
+    often, drawn = (
+        _of_python(text, in_file)
+        for text in ("of methods that run the model often (default 32)", "of methods that draw (default 0)")
+    )
+    group.add_argument("--batch-size", metavar="N", type=int, help=often)
+    group.add_argument("--seed", metavar="N", type=int, help=drawn)
     group.add_argument("--score", default="logit", choices=_SCORES)
     group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
     group.add_argument("--normalize", default="minmax", choices=("minmax", "max", "none"))
@@ -419,13 +430,14 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-model-bytes", type=int, metavar="N", help="with external files (default 16 GiB)")
 
 
-def _runtime_options(parser: argparse.ArgumentParser, choice: bool = False) -> None:
+def _runtime_options(parser: argparse.ArgumentParser, choice: bool = False, in_file: bool = False) -> None:
     group = parser.add_argument_group("runtime")
     if choice:
         what = "what runs the model (default %(default)s)"
         group.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime", help=what)
     group.add_argument("--threads", type=int, metavar="N", help="default: ONNX Runtime's own choice")
-    group.add_argument("--provider", metavar="NAME", help="cpu, cuda, tensorrt, openvino, ... (default cpu)")
+    provider = _of_python("cpu, cuda, tensorrt, openvino, ... (default cpu)", in_file)
+    group.add_argument("--provider", metavar="NAME", help=provider)
     group.add_argument("--custom-ops", metavar="FILE", help="shared library with custom operators")
     group.add_argument("--json", action="store_true", help="print the record as JSON")
 
@@ -540,7 +552,7 @@ def _map_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def _host_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What only the host can do."""
     names = ("eigen_smooth", "aug_smooth", "batch_size", "seed")
-    return {name: getattr(arguments, name) for name in names}
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
 def _explainer(arguments: argparse.Namespace, progress: Callable[[int, int], None]) -> Explainer:
@@ -826,6 +838,9 @@ def _export(arguments: argparse.Namespace) -> int:
     from onnxcam.exported import export
 
     _refuse_useless(arguments, "a file")
+    for name, default in (("colormap", "jet"), ("opacity", 0.5)):
+        if getattr(arguments, name) != default and not arguments.overlay:
+            raise UsageError(f"--{name} is of the overlay, and the file has none", "add `--overlay`")
     target = arguments.output or Path(f"{Path(arguments.model).stem}.cam.onnx")
     single = arguments.target is not None and len(arguments.target) == 1
     options = _model_options(arguments)
@@ -931,8 +946,9 @@ def _web(arguments: argparse.Namespace) -> int:
 
 def _refuse_useless(arguments: argparse.Namespace, what: str, *more: str) -> None:
     """Raises: UsageError for options that only Python can follow."""
-    for name in ("--eigen-smooth", "--aug-smooth", "--provider", *more):
-        if getattr(arguments, name.removeprefix("--").replace("-", "_")):
+    for name in ("--eigen-smooth", "--aug-smooth", "--batch-size", "--seed", "--provider", *more):
+        given = getattr(arguments, name.removeprefix("--").replace("-", "_"))
+        if given is not None and given is not False:
             raise UsageError(f"{name} is nothing that {what} can do", "leave it out")
 
 

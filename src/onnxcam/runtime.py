@@ -9,6 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
@@ -92,6 +93,9 @@ def check_providers(runtime: str, providers: Any, options: Any) -> None:
         raise UsageError(f"OpenVINO runs on one device, not {count}", "`AUTO:GPU,CPU` lets it choose between several")
 
 
+_opening = threading.Lock()
+
+
 class ModelSession(Protocol):
     """A model that runs. Safe to run from many threads."""
 
@@ -129,39 +133,42 @@ class Session:
     ) -> None:
         ort = onnxruntime()
         names = provider_names(providers)
-        if options is None:
+        own = options is None
+        if own:
             options = ort.SessionOptions()
             options.log_severity_level = 3
-        if threads:
-            options.intra_op_num_threads = threads
-        if custom_ops_library is not None:
+        # Options are changed while a model is opened, and those of the caller may be another thread's too.
+        with nullcontext() if own else _opening:
+            if threads:
+                options.intra_op_num_threads = threads
+            if custom_ops_library is not None:
+                try:
+                    options.register_custom_ops_library(str(custom_ops_library))
+                except Exception as error:  # onnxruntime raises its own, unrelated classes
+                    raise UsageError(
+                        f"custom operator library `{custom_ops_library}` cannot be loaded: {first_line(error)}",
+                        "give the path of a shared library built for this ONNX Runtime",
+                    ) from error
+            if folder is not None:
+                _configure(options, "session.model_external_initializers_file_folder_path", str(folder))
+            whole = model if isinstance(model, bytes) else serialised(model)
+
+            def opened(content: bytes | str) -> Any:
+                given = [dict(o) for o in provider_options] if provider_options else None
+                return ort.InferenceSession(content, options, providers=names, provider_options=given)
+
             try:
-                options.register_custom_ops_library(str(custom_ops_library))
+                self._session = opened(whole) if refine is None else _refined(ort, whole, options, opened, refine)
             except Exception as error:  # onnxruntime raises its own, unrelated classes
-                raise UsageError(
-                    f"custom operator library `{custom_ops_library}` cannot be loaded: {first_line(error)}",
-                    "give the path of a shared library built for this ONNX Runtime",
+                way_out = "" if refine is None else (
+                    "; if it is the temporary folder, make room there; `session_options` with a "
+                    "`graph_optimization_level` of ORT_ENABLE_EXTENDED go without it"
+                )  # fmt: skip
+                raise ModelError(
+                    f"ONNX Runtime {ort.__version__} cannot load the model: {first_line(error)}",
+                    "check that the untouched file loads in onnxruntime; operators of other domains need "
+                    f"`custom_ops_library`{way_out}",
                 ) from error
-        if folder is not None:
-            _configure(options, "session.model_external_initializers_file_folder_path", str(folder))
-        whole = model if isinstance(model, bytes) else serialised(model)
-
-        def opened(content: bytes | str) -> Any:
-            given = [dict(o) for o in provider_options] if provider_options else None
-            return ort.InferenceSession(content, options, providers=names, provider_options=given)
-
-        try:
-            self._session = opened(whole) if refine is None else _refined(ort, whole, options, opened, refine)
-        except Exception as error:  # onnxruntime raises its own, unrelated classes
-            way_out = "" if refine is None else (
-                "; if it is the temporary folder, make room there; `session_options` with a `graph_optimization_level` "
-                "of ORT_ENABLE_EXTENDED go without it"
-            )  # fmt: skip
-            raise ModelError(
-                f"ONNX Runtime {ort.__version__} cannot load the model: {first_line(error)}",
-                "check that the untouched file loads in onnxruntime; operators of other domains need "
-                f"`custom_ops_library`{way_out}",
-            ) from error
         active = self._session.get_providers()
         if names[0] not in active:
             raise UsageError(

@@ -750,5 +750,19 @@ def test_the_command_prints_json_and_designed_errors(tmp_path: Path, capsys: pyt
     record = json.loads(capsys.readouterr().out)
     assert record["path"] == str(file) and record["check"] is None and record["inputs"] == ["image", "class_index"]
     assert cli.main(["export", str(DEMO), "-o", str(file), "--method", "eigencam"]) == 4
-    assert cli.main(["export", str(DEMO), "-o", str(file), "--eigen-smooth"]) == 2
-    assert "nothing that a file can do" in capsys.readouterr().err
+    for of_python in (["--eigen-smooth"], ["--seed", "0"], ["--batch-size", "2"], ["--provider", "cpu"]):
+        assert cli.main(["export", str(DEMO), "-o", str(file), *of_python]) == 2
+        assert f"{of_python[0]} is nothing that a file can do" in capsys.readouterr().err
+    for of_overlay in (["--opacity", "0.3"], ["--colormap", "hot"]):
+        assert cli.main(["export", str(DEMO), "-o", str(file), *of_overlay]) == 2
+        assert f"{of_overlay[0]} is of the overlay" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["export", "web"])
+def test_what_only_python_can_do_is_not_offered(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    offered = capsys.readouterr().out
+    assert "--method" in offered
+    for of_python in ("--eigen-smooth", "--aug-smooth", "--seed", "--batch-size", "--provider"):
+        assert of_python not in offered

@@ -1,5 +1,7 @@
 """The pass over ONNX Runtime's optimised model: the same numbers with fewer turns, in an order that runs."""
 
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -266,6 +268,28 @@ def test_an_order_runs_and_loses_nothing() -> None:
     for node in ordered:
         assert made.issuperset(node.input)
         made.update(node.output)
+
+
+def test_threads_that_open_models_with_the_same_options_leave_them_as_they_were() -> None:
+    """While one refines its model, the options are not what the caller gave."""
+    import onnxruntime as ort
+
+    options, model, refining = ort.SessionOptions(), masked().model("e"), threading.Event()
+
+    def slowly(optimised: ModelProto) -> None:
+        refining.set()
+        time.sleep(0.1)
+
+    def second() -> None:
+        refining.wait()
+        Session(model, options=options, refine=lambda optimised: time.sleep(0.3))
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    Session(model, options=options, refine=slowly)
+    thread.join()
+    assert options.optimized_model_filepath == ""
+    assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL
 
 
 def test_the_session_runs_in_the_order_of_the_refined_file_and_leaves_options_as_they_were() -> None:
