@@ -8,6 +8,7 @@ import platform
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from html import escape
@@ -240,13 +241,15 @@ class Explainer:
         deep = _goes_back_through_convolutions(explained.model, len(graph.nodes))
         if deep and blocks and folder is None:
             before = Graph(split_weights(explained.model)[0], weights={}, shapes=graph.shapes)
-        # How many samples are run together at most. All activations of a deep gradient are kept, and those of few
-        # pictures can be in the cache: as many as there are threads, and two at least, which share the weights.
-        self._together = image.batch or (max(2, threads or processors()) if before is not None else sys.maxsize)
         whole, name = serialised(explained.model), file.name
         self._explained = e = replace(explained, model=ModelProto(), graph=bare, target_head=None)
         del file, graph, explained, cut_out
         self._session = session(whole, e.outputs, before)
+        self._spread = threads or getattr(session_options, "intra_op_num_threads", 0) or processors()
+        self._alone = self._session.alone if isinstance(self._session, Session) and self._spread > 1 else None
+        # How many samples are run together at most. All activations of a deep gradient are kept, and those of few
+        # pictures can be in the cache: one on each thread, or two, which share the weights.
+        self._together = image.batch or (sys.maxsize if before is None else 2 if self._alone is None else 1)
         self._heads = [HeadRunner(o.cut.head, session(o.cut.head.model)) for o in e.layers if o.cut is not None]
         notes += self._check_heads(bound) if self._heads else []
         self.notes: tuple[str, ...] = tuple(notes)
@@ -514,7 +517,7 @@ class Explainer:
         array, e = self._checked_tensor(x), self._explained
         names = tuple(dict.fromkeys((*e.graph.outputs, *(() if e.kind.has_class else e.kind.reads))))
         rows = {role: np.repeat(value, len(array), axis=0) for role, value in self._probe(1).items()}
-        runs = [self._run(*chunk, outputs=names) for chunk in self._chunks(array, rows)]
+        runs = self._runs(array, rows, names)
         return {name: np.concatenate([r[name] for r in runs]) for name in names}
 
     def built_in(self) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
@@ -591,7 +594,7 @@ class Explainer:
         n = len(tensor)
         if n == self._together or (n < self._together and not self._explained.image.batch):
             return self._run(tensor, asked, n, outputs)
-        runs = [self._run(*chunk, outputs=outputs) for chunk in self._chunks(tensor, asked)]
+        runs = self._runs(tensor, asked, outputs)
         # What is the same for all samples, constant weights, a run gives once.
         per_sample = {name: len(value) > 1 or self._together == 1 for name, value in runs[0].items()}
         return {n: np.concatenate([r[n] for r in runs]) if each else runs[0][n] for n, each in per_sample.items()}
@@ -750,7 +753,7 @@ class Explainer:
         self, x: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]], layer: int
     ) -> npt.NDArray[np.float32]:
         alpha = self._explained.layers[layer].alpha
-        return np.concatenate([self._run(*chunk, outputs=(alpha,))[alpha] for chunk in self._chunks(x, asked)])
+        return np.concatenate([results[alpha] for results in self._runs(x, asked, (alpha,))])
 
     def _head_scores(
         self,
@@ -791,6 +794,21 @@ class Explainer:
         e = self._explained
         results = self._results(x, asked, e.score_outputs)
         return np.array([e.scored(results, i) for i in range(len(x))], np.float32)
+
+    def _runs(
+        self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None
+    ) -> list[dict[str, npt.NDArray[Any]]]:
+        """What the model gives for pieces of the samples: as many side by side as there are threads, the rest in turn,
+        on all of them."""
+        chunks = list(self._chunks(tensor, asked))
+        beside = len(chunks) // self._spread * self._spread if self._alone is not None else 0
+        found: list[dict[str, npt.NDArray[Any]]] = []
+        if beside:
+            with ThreadPoolExecutor(self._spread) as pool:
+                found += pool.map(
+                    partial(self._run, outputs=outputs, session=self._alone), *zip(*chunks[:beside], strict=True)
+                )
+        return found + [self._run(*chunk, outputs=outputs) for chunk in chunks[beside:]]
 
     def _chunks(
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]
@@ -856,11 +874,13 @@ class Explainer:
         asked: Mapping[str, npt.NDArray[Any]],
         wanted: int,
         outputs: Sequence[str] | None = None,
+        session: ModelSession | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         e = self._explained
         if e.image.sides != 2:
             x = x.reshape(len(x), *(int(side) for side in e.image.bound(self.preprocess.size)[1:] if side))
-        results = self._session.run({e.image.name: x, **self._named(asked)}, outputs or e.outputs)
+        feeds = {e.image.name: x, **self._named(asked)}
+        results = (session or self._session).run(feeds, outputs or e.outputs)
         return {name: value[:wanted] for name, value in results.items()} if wanted < len(x) else results
 
     @cached_property

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
@@ -115,7 +116,10 @@ class Session:
     """One ONNX Runtime session over a model, serialised or not. Safe to run from many threads.
 
     refine: what to make of the model that ONNX Runtime's optimiser leaves behind, before it is run; None leaves it as
-    it is. The order of nodes is then that of the refined file. Not for models with external data.
+    it is. The order of nodes is then that of the refined file. Not for models with external data. `alone`: then also,
+    unless there is one thread only, a session of the same model whose runs stay on the thread that calls, so that
+    several can go on side by side: all of a run's operators are spread then, and not those alone that ONNX Runtime
+    spreads. The two share the weights.
     """
 
     @stage("session")
@@ -158,7 +162,9 @@ class Session:
                 return ort.InferenceSession(content, options, providers=names, provider_options=given)
 
             try:
-                self._session = opened(whole) if refine is None else _refined(ort, whole, options, opened, refine)
+                self._session, single = (
+                    (opened(whole), None) if refine is None else _refined(ort, whole, options, opened, refine)
+                )
             except Exception as error:  # onnxruntime raises its own, unrelated classes
                 way_out = "" if refine is None else (
                     "; if it is the temporary folder, make room there; `session_options` with a "
@@ -181,6 +187,10 @@ class Session:
         self.versions: Mapping[str, str] = {"onnxruntime": ort.__version__}
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+        self.alone: Session | None = None
+        if single is not None:
+            self.alone = copy(self)
+            self.alone._session = single
 
     @stage("run")
     def run(self, feeds: dict[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
@@ -199,14 +209,14 @@ def _refined(
     options: Any,
     opened: Callable[[bytes | str], Any],
     refine: Callable[[ModelProto], ModelProto | None],
-) -> Any:
-    """A session of what `refine` makes of the optimised model, whose weights lie in a file meanwhile."""
+) -> tuple[Any, Any]:
+    """A session of what `refine` makes of the optimised model, whose weights lie in a file meanwhile; and `alone`."""
     before = {name: getattr(options, name) for name in _CHANGED}
     try:
         place = TemporaryDirectory(prefix="onnxcam-", ignore_cleanup_errors=True)
     except OSError as error:
         logger.warning("no temporary folder (%s): the model runs as ONNX Runtime optimises it, gradients slower", error)
-        return opened(whole)
+        return opened(whole), None
     with place as folder:
         optimised = Path(folder) / "optimised.onnx"
         try:
@@ -217,19 +227,26 @@ def _refined(
             session = opened(whole)
             refined = refine(ModelProto.FromString(optimised.read_bytes()))
             if refined is None:
-                return session
+                return session, None
             del session
             options.optimized_model_filepath = ""
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # that of the file
             optimised.write_bytes(refined.SerializeToString())
-            return opened(str(optimised))
+            session = opened(str(optimised))
+            if options.intra_op_num_threads == 1:
+                return session, None
+            options.intra_op_num_threads = 1
+            return session, opened(str(optimised))
         finally:
             for name, value in before.items():
                 setattr(options, name, value)
 
 
-_CHANGED = ("optimized_model_filepath", "log_severity_level", "graph_optimization_level", "execution_order")
+_CHANGED = (
+    "optimized_model_filepath", "log_severity_level", "graph_optimization_level", "execution_order",
+    "intra_op_num_threads",
+)  # fmt: skip
 
 
 def _configure(options: Any, key: str, value: str) -> None:

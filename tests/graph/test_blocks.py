@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -363,6 +364,48 @@ def test_samples_are_run_in_pieces_and_answered_one_by_one(batch: str | int, thr
         (alone,) = Explainer(deep(), method="saliency", threads=1).explain_tensor(x[i : i + 1], targets[i])
         assert found.class_index == alone.class_index
         np.testing.assert_allclose(found.raw, alone.raw, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("threads", "beside"), [(1, 0), (2, 4), (3, 3), (8, 0)])
+def test_as_many_pieces_as_threads_run_side_by_side_each_on_a_thread(
+    threads: int, beside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer = Explainer(deep(), method="saliency", threads=threads)
+    caller, ran, run = threading.get_ident(), [], Session.run
+
+    def noted(self: Session, *arguments: Any, **options: Any) -> Any:
+        ran.append((self.alone is None and threads > 1, threading.get_ident() != caller))
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(Session, "run", noted)
+    explainer.explain_tensor(np.zeros((5, 3, H, W), np.float32))
+    assert sum(alone for alone, _ in ran) == beside
+    assert all(alone == elsewhere for alone, elsewhere in ran)
+    assert len(ran) == (3 if threads == 1 else 5)
+
+
+def test_the_second_session_has_one_thread_and_the_options_stay_as_they_were() -> None:
+    import onnxruntime as ort
+
+    options, model = ort.SessionOptions(), masked().model("e")
+    options.intra_op_num_threads = 3
+
+    def refine(optimised: ModelProto) -> ModelProto | None:
+        return keep_in_blocks(optimised, Graph(model), block_size())
+
+    session = Session(model, options=options, refine=refine)
+    assert options.intra_op_num_threads == 3
+    assert session.alone is not None
+    assert session.alone._session.get_session_options().intra_op_num_threads == 1
+    assert session._session.get_session_options().intra_op_num_threads == 3
+    assert Session(model, threads=1, refine=refine).alone is None
+    assert Session(model, threads=3).alone is None
+
+
+def test_what_fails_beside_is_the_same_error() -> None:
+    explainer = Explainer(deep(), method="saliency", threads=2)
+    with pytest.raises(ModelError, match="ONNX Runtime"):
+        explainer._runs(np.zeros((4, 3, H, W + 1), np.float32), {"class_index": np.array([0] * 4)}, None)
 
 
 def test_an_explainer_refines_deep_gradients_only(monkeypatch: pytest.MonkeyPatch) -> None:
