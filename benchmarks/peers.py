@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
-from benchmarks.gradients import saliency
+from benchmarks.gradients import TARGETS, saliency
 from benchmarks.graphs import NETWORKS, pictures
 from benchmarks.measure import Row, Rows, Settings, ratio_row, session_options
-from benchmarks.overhead import CNNS
 from onnxcam import Explainer, OnnxCamError
 
 PAUSE = 0.02  # PyTorch's OpenMP threads spin for some milliseconds after a call.
@@ -35,7 +34,7 @@ def peers(settings: Settings) -> Rows:
         GradCAM = None  # type: ignore[assignment,misc]
     torch.set_num_threads(settings.threads)
     versions = f"torch {torch.__version__}"
-    for name in CNNS[: 2 if settings.quick else None]:
+    for name in list(NETWORKS)[: 2 if settings.quick else None]:
         model = NETWORKS[name]()
         try:
             explainer = Explainer(model, session_options=session_options(settings))
@@ -47,7 +46,9 @@ def peers(settings: Settings) -> Rows:
             x = pictures(batch)
             image = torch.from_numpy(x)
             if GradCAM is not None:
-                cam = GradCAM(network, [network.modules_by_value[explainer.layer]])
+                grid = explainer.explain_tensor(x[:1])[0].raw.shape
+                reshape = partial(as_planes, grid=grid) if name.startswith("ViT") else None
+                cam = GradCAM(network, [network.modules_by_value[explainer.layer]], reshape_transform=reshape)
                 indices = [e.class_index for e in explainer.explain_tensor(x)]
                 targets = [ClassifierOutputTarget(i) for i in indices]
 
@@ -59,26 +60,33 @@ def peers(settings: Settings) -> Rows:
                                 target=3.0, better="higher", pause=PAUSE,
                                 note=f"largest difference of the maps {gap:.0e}; {versions}")  # fmt: skip
                 cam.activations_and_grads.release()
-        if name == "ConvNeXt-T":
+        if name not in TARGETS:
             continue
         salient = saliency(model, settings)
         frozen = as_torch(model)
         for parameter in frozen.parameters():
             parameter.requires_grad_(False)
 
-        def backward(frozen: Any = frozen) -> Any:
-            image = torch.from_numpy(pictures(1)).requires_grad_()
-            (gradient,) = torch.autograd.grad(frozen(image).max(), image)
-            return gradient.numpy()
+        for batch in (1,) if settings.quick else (1, 16):
+            x = pictures(batch)
 
-        x = pictures(1)
-        (mine,) = salient.explain_tensor(x)
-        other = np.abs(backward()[0]).max(0)
-        gap = float(np.abs(mine.raw - other).max() / other.max())
-        ours = partial(salient.explain_tensor, x)
-        yield ratio_row("peers", f"saliency, {name}, batch 1", ours, "PyTorch, weights frozen", backward,
-                        settings, target=1.7, better="higher", pause=PAUSE,
-                        note=f"largest relative difference {gap:.0e}; {versions}")  # fmt: skip
+            def backward(x: Any = x, frozen: Any = frozen) -> Any:
+                image = torch.from_numpy(x).requires_grad_()
+                (gradient,) = torch.autograd.grad(frozen(image).max(1).values.sum(), image)
+                return gradient.numpy()
+
+            mine = np.stack([e.raw for e in salient.explain_tensor(x)])
+            other = np.abs(backward()).max(1)
+            gap = float(np.abs(mine - other).max() / other.max())
+            ours = partial(salient.explain_tensor, x)
+            yield ratio_row("peers", f"saliency, {name}, batch {batch}", ours, "PyTorch, weights frozen", backward,
+                            settings, target=1.7, better="higher", pause=PAUSE,
+                            note=f"largest relative difference {gap:.0e}; {versions}")  # fmt: skip
+
+
+def as_planes(tokens: Any, grid: tuple[int, int]) -> Any:
+    """(N, 1 + h w, K) to (N, K, h, w): the class token left out."""
+    return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
 
 
 def as_torch(model: ModelProto) -> Any:
@@ -116,17 +124,26 @@ def as_torch(model: ModelProto) -> Any:
         "GlobalAveragePool": lambda a: lambda x: x.mean((2, 3), keepdim=True),
         "MaxPool": lambda a: lambda x: functional.max_pool2d(x, a["kernel_shape"], a["strides"], a["pads"][:2]),
         "Gemm": lambda a: lambda x, w, b: functional.linear(x, w, b),
+        "Softmax": lambda a: lambda x: functional.softmax(x, a["axis"]),
+        "Concat": lambda a: lambda *parts: torch.cat(parts, a["axis"]),
+        "Shape": lambda a: lambda x: torch.tensor(x.shape),
+        "Expand": lambda a: lambda x, sizes: x.expand(sizes.tolist()),
+        "Reshape": lambda a: lambda x, sizes: x.reshape([n or x.shape[i] for i, n in enumerate(sizes.tolist())]),
+        "Gather": lambda a: (
+            lambda x, i: x.index_select(a["axis"], i.flatten()).reshape(
+                *x.shape[: a["axis"]], *i.shape, *x.shape[a["axis"] + 1 :]
+            )
+        ),
         "LayerNormalization": lambda a: lambda x, w, b: functional.layer_norm(x, w.shape, w, b, a["epsilon"]),
     }
 
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            tensors = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in model.graph.initializer}
+            self.sizes = {name: t for name, t in tensors.items() if not t.is_floating_point()}
             self.weights = nn.ParameterDict(
-                {
-                    t.name: nn.Parameter(torch.from_numpy(numpy_helper.to_array(t).copy()))
-                    for t in model.graph.initializer
-                }
+                {name: nn.Parameter(t) for name, t in tensors.items() if t.is_floating_point()}
             )
             self.steps = nn.ModuleList()
             self.modules_by_value: dict[str, nn.Module] = {}
@@ -140,7 +157,7 @@ def as_torch(model: ModelProto) -> Any:
             ]
 
         def forward(self, image: Any) -> Any:
-            values = {"image": image, **dict(self.weights.items())}
+            values = {"image": image, **self.sizes, **dict(self.weights.items())}
             for step, (inputs, output) in zip(self.steps, self.wiring, strict=True):
                 values[output] = step(*(values[i] for i in inputs))
             return values["logits"]
