@@ -9,7 +9,8 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
-from onnxcam import Explainer
+from onnxcam import Explainer, export
+from onnxcam.errors import UsageError
 from onnxcam.graph.half import in_float32
 from onnxcam.graph.index import Graph
 from onnxcam.graph.load import load
@@ -172,3 +173,34 @@ def test_weights_beside_the_file_are_cast_where_they_lie(tmp_path: Path) -> None
     inside, beside = (Explainer(m, layer="r", threads=1).explain_tensor(X, 1) for m in (model(), path))
     for a, b in zip(inside, beside, strict=True):
         assert np.array_equal(a.values, b.values)
+
+
+@pytest.mark.parametrize(
+    ("providers", "asked", "given"),
+    [(None, None, None), (["cpu"], None, None), (["cuda"], None, False), (["cuda"], True, True), (None, False, False)],
+)
+def test_other_providers_than_the_cpu_keep_float16_unless_asked(
+    providers: list[str] | None, asked: bool | None, given: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: object, float32: bool | None, **__: object) -> None:
+        assert float32 is given
+        raise UsageError("that is all", "")
+
+    monkeypatch.setattr("onnxcam.explainer.open_graph", opened)
+    with pytest.raises(UsageError, match="that is all"):
+        Explainer(model(), providers=providers, float32=asked)
+
+
+@pytest.mark.parametrize(("opset", "float32"), [(13, None), (13, False), (18, None), (18, True)])
+def test_exports_compute_in_float32_or_not_and_keep_inputs_and_outputs(
+    tmp_path: Path, opset: int, float32: bool | None
+) -> None:
+    onnx.save(model(opset=opset), tmp_path / "m.onnx")
+    done = export(tmp_path / "m.onnx", tmp_path / "e.onnx", layer="r", float32=float32, threads=1)
+    graph = Graph(onnx.load(tmp_path / "e.onnx"))
+    wide = float32 or (float32 is None and opset < 18)
+    assert graph.dtype("r") == (TensorProto.FLOAT if wide else TensorProto.FLOAT16)
+    assert graph.dtype("x") == graph.dtype("s") == TensorProto.FLOAT16
+    assert done.check is not None and done.check.heatmap < 1e-5
+    if opset < 18 and wide:
+        assert done.check.identical
