@@ -1,13 +1,16 @@
 """Stages that overlap: prepare, run in batches, finish, all at the same time, in order and in bounded memory."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from operator import length_hint
-from typing import Any, Generic, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -23,6 +26,29 @@ class Skipped(Generic[R]):
     """What `prepare` returns in place of a prepared item that must not run: `result` goes straight to `finish`."""
 
     result: R
+
+
+class _Call(Generic[F]):
+    """A call in another thread and its outcome, for a main thread that Ctrl-C may interrupt at any moment.
+
+    `Future.result` takes a lock in Python, and an interrupt just then leaves it locked for ever: the thread that is to
+    set the result would wait for it. A SimpleQueue locks where no interrupt can get in.
+    """
+
+    def __init__(self, call: Callable[[], F]) -> None:
+        self._call = call
+        self._outcome: SimpleQueue[tuple[F | None, BaseException | None]] = SimpleQueue()
+
+    def __call__(self) -> None:
+        values: list[F] = []
+        try:
+            values.append(self._call())
+        finally:
+            self._outcome.put((values[0], None) if values else (None, sys.exc_info()[1]))
+
+    def outcome(self) -> tuple[F | None, BaseException | None]:
+        """What the call returned or raised; waits for it, and tells it once."""
+        return self._outcome.get()
 
 
 class _Here:
@@ -67,7 +93,7 @@ def pipelined(
     waits for the calls under way, drops the others, and leaves no thread behind.
     """
     left, remaining = iter(items), length_hint(items) if runners > 1 else 0
-    flying: deque[tuple[Future[None], deque[Future[F]]]] = deque()
+    flying: deque[tuple[_Call[None], deque[_Call[F]]]] = deque()
     here = workers is None and runners >= processors() > 1
     pool = _Here() if here else ThreadPoolExecutor(workers or processors(), "onnxcam")
     runner = ThreadPoolExecutor(runners, "onnxcam-run")
@@ -75,13 +101,15 @@ def pipelined(
     def preparing(taken: list[T]) -> list[Future[P | Skipped[R]]]:
         return [pool.submit(prepare, item) for item in taken]
 
-    def batch(taken: list[T], waiting: list[Future[P | Skipped[R]]], finished: deque[Future[F]]) -> None:
+    def batch(taken: list[T], waiting: list[Future[P | Skipped[R]]], finished: deque[_Call[F]]) -> None:
         prepared = [future.result() for future in waiting or preparing(taken)]
         waiting.clear()
         ready = [p for p in prepared if not isinstance(p, Skipped)]
         results = iter(run(ready) if ready else ())
         for item, p in zip(taken, prepared, strict=True):
-            finished.append(pool.submit(finish, item, p.result if isinstance(p, Skipped) else next(results)))
+            call = _Call(partial(finish, item, p.result if isinstance(p, Skipped) else next(results)))
+            pool.submit(call)
+            finished.append(call)
 
     try:
         while True:
@@ -90,15 +118,21 @@ def pipelined(
                 if not (taken := list(islice(left, size))):
                     break
                 remaining -= len(taken)
-                finished: deque[Future[F]] = deque()
-                flying.append((runner.submit(batch, taken, [] if here else preparing(taken), finished), finished))
+                finished: deque[_Call[F]] = deque()
+                running = _Call(partial(batch, taken, [] if here else preparing(taken), finished))
+                runner.submit(running)
+                flying.append((running, finished))
             if not flying:
                 return
             running, finished = flying.popleft()
-            wait([running])
+            _, error = running.outcome()
             while finished:
-                yield finished.popleft().result()
-            running.result()
+                done, problem = finished.popleft().outcome()
+                if problem is not None:
+                    raise problem
+                yield cast(F, done)
+            if error is not None:
+                raise error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         runner.shutdown(cancel_futures=True)

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 
@@ -193,3 +194,21 @@ def test_leaving_early_finishes_what_is_under_way_and_starts_nothing_more(thread
     assert sorted(started) == sorted(ended) and count <= 4 * (AHEAD + runners)
     time.sleep(0.05)
     assert len(started) == count and threading.active_count() == before
+
+
+@pytest.mark.parametrize("runners", [1, 2])
+def test_the_main_thread_never_waits_in_a_future(runners: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in `Future.result` can leave the future locked, and the thread that sets its result waiting for ever."""
+    waited: set[int] = set()
+    result = Future.result
+
+    def noted(self: Future[int], timeout: float | None = None) -> int:
+        waited.add(threading.get_ident())
+        return result(self, timeout)
+
+    monkeypatch.setattr(Future, "result", noted)
+    found = pipelined(
+        range(9), lambda i: i, lambda batch: batch, lambda i, r: i + r, batch_size=3, workers=2, runners=runners
+    )
+    assert [*found] == [*range(0, 18, 2)]
+    assert waited and threading.get_ident() not in waited
