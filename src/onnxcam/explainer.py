@@ -8,7 +8,6 @@ import platform
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from html import escape
@@ -33,7 +32,7 @@ from onnxcam.graph.signature import ImageInput, image_input
 from onnxcam.methods.head import HeadRunner
 from onnxcam.methods.loop import Loop, Progress
 from onnxcam.methods.projection import cancelled, combined
-from onnxcam.pipeline import Skipped, pipelined, processors
+from onnxcam.pipeline import Skipped, pipelined, processors, side_by_side
 from onnxcam.preprocess import METADATA_KEY, Picture, PictureLike, Preprocess, View, imagenet_defaults, load_picture
 from onnxcam.presets import (
     Preset,
@@ -802,13 +801,9 @@ class Explainer:
         on all of them."""
         chunks = list(self._chunks(tensor, asked))
         beside = len(chunks) // self._spread * self._spread if self._alone is not None else 0
-        found: list[dict[str, npt.NDArray[Any]]] = []
-        if beside:
-            with ThreadPoolExecutor(self._spread) as pool:
-                found += pool.map(
-                    partial(self._run, outputs=outputs, session=self._alone), *zip(*chunks[:beside], strict=True)
-                )
-        return found + [self._run(*chunk, outputs=outputs) for chunk in chunks[beside:]]
+        several = (partial(self._run, *chunk, outputs, self._alone) for chunk in chunks[:beside])
+        found = side_by_side(several, self._spread) if beside else []
+        return found + [self._run(*chunk, outputs) for chunk in chunks[beside:]]
 
     def _chunks(
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]

@@ -50,6 +50,22 @@ class _Call(Generic[F]):
         """What the call returned or raised; waits for it, and tells it once."""
         return self._outcome.get()
 
+    def result(self) -> F:
+        """What the call returned; waits for it, once. Raises what it raised."""
+        value, error = self.outcome()
+        if error is not None:
+            raise error
+        return cast(F, value)
+
+
+def side_by_side(calls: Iterable[Callable[[], F]], threads: int) -> list[F]:
+    """What calls return, in their order, made on so many threads. Raises the first error, when all have ended."""
+    with ThreadPoolExecutor(threads, "onnxcam") as pool:
+        waiting = [_Call(call) for call in calls]
+        for call in waiting:
+            pool.submit(call)
+        return [call.result() for call in waiting]
+
 
 class _Here:
     """Calls on the thread that submits, and at once, what a pool would call later; nothing once it is shut down."""
@@ -127,10 +143,7 @@ def pipelined(
             running, finished = flying.popleft()
             _, error = running.outcome()
             while finished:
-                done, problem = finished.popleft().outcome()
-                if problem is not None:
-                    raise problem
-                yield cast(F, done)
+                yield finished.popleft().result()
             if error is not None:
                 raise error
     finally:

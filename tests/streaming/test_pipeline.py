@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from onnxcam.pipeline import AHEAD, Skipped, pipelined, processors
+from onnxcam.pipeline import AHEAD, Skipped, pipelined, processors, side_by_side
 
 NUMBERS = list(range(37))
 
@@ -212,3 +212,21 @@ def test_the_main_thread_never_waits_in_a_future(runners: int, monkeypatch: pyte
     )
     assert [*found] == [*range(0, 18, 2)]
     assert waited and threading.get_ident() not in waited
+
+
+def test_calls_side_by_side_answer_in_order_and_raise_the_first_error_when_all_have_ended() -> None:
+    together = threading.Barrier(3, timeout=5)
+    ended: list[int] = []
+
+    def call(n: int) -> int:
+        together.wait()
+        if n % 2:
+            raise ValueError(f"number {n}")
+        time.sleep(0.05)
+        ended.append(n)
+        return n * n
+
+    assert side_by_side([lambda n=n: call(n) for n in (0, 2, 4)], 3) == [0, 4, 16]
+    with pytest.raises(ValueError, match="number 1"):
+        side_by_side([lambda n=n: call(n) for n in (1, 3, 6)], 3)
+    assert ended[-1] == 6
