@@ -252,11 +252,9 @@ def _method_options(parser: argparse.ArgumentParser, in_file: bool = False) -> N
     group.add_argument(
         "--option", metavar="NAME=VALUE", action="append", default=[], help="of the method (`onnxcam methods --json`)"
     )
-    often, drawn = (
-        _of_python(text, in_file)
-        for text in ("of methods that run the model often (default 32)", "of methods that draw (default 0)")
-    )
+    often = _of_python("of methods that run the model often (default 32)", in_file)
     group.add_argument("--batch-size", metavar="N", type=int, help=often)
+    drawn = _of_python("of methods that draw (default 0)", in_file)
     group.add_argument("--seed", metavar="N", type=int, help=drawn)
     group.add_argument("--score", default="logit", choices=_SCORES)
     group.add_argument("--class-output", metavar="NAME", help="the output that holds the class scores")
