@@ -25,7 +25,7 @@ from onnxcam.errors import PictureError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import BadPicture, Explanation, highest
 from onnxcam.graph.blocks import keep_in_blocks, uses_blocks
-from onnxcam.graph.index import Graph, split_weights
+from onnxcam.graph.index import Graph, branches, split_weights
 from onnxcam.graph.layers import Layer
 from onnxcam.graph.read import ModelSource, read
 from onnxcam.graph.signature import ImageInput, image_input
@@ -1065,9 +1065,8 @@ _FEW = 1024
 
 def _goes_back_through_convolutions(model: ModelProto, own: int) -> bool:
     """Whether what was added holds convolutions; no where there are branches: ONNX Runtime 1.19 cannot save these."""
-    branches = (a for node in model.graph.node for a in node.attribute if a.HasField("g") or a.graphs)
     back = any(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node[own:])
-    return back and not any(branches)
+    return back and not any(map(branches, model.graph.node))
 
 
 def _in_blocks(before: Graph, optimised: ModelProto) -> ModelProto | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxcam.graph.index import subgraphs
+from onnxcam.graph.index import branches
 
 _TYPES = ("to", "dtype", "output_dtype")
 """Attributes that hold the element type of an output."""
@@ -27,7 +27,7 @@ def in_float32(model: ModelProto) -> ModelProto | None:
     Vectors and scalars are converted here, which a file has few of; the other weights are cast when it runs.
     """
     nodes = model.graph.node
-    if any(n.domain not in ("", "ai.onnx") or any(any(True for _ in subgraphs(a)) for a in n.attribute) for n in nodes):
+    if any(n.domain not in ("", "ai.onnx") or branches(n) for n in nodes):
         return None
     wide = ModelProto()
     wide.CopyFrom(model)

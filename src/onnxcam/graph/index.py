@@ -128,6 +128,11 @@ def subgraphs(attribute: AttributeProto) -> Iterator[GraphProto]:
     yield from attribute.graphs
 
 
+def branches(node: NodeProto) -> bool:
+    """Whether a node holds graphs of its own."""
+    return any(True for a in node.attribute for _ in subgraphs(a))
+
+
 def _captured(graph: GraphProto) -> Iterator[str]:
     local = {i.name for i in graph.input} | {i.name for i in graph.initializer}
     for node in graph.node:
