@@ -1,8 +1,8 @@
 """A float16 model that computes in float32: weights, inputs and outputs stay float16, casts stand behind and before.
 
-CPUs have no float16 arithmetic. ONNX Runtime casts there what it has no kernel for, and drops the casts between two
-such operators; but activations, which are functions from opset 18 on, it then spells out in float16, and fuses them no
-longer with the convolutions before: a model lifted from an older opset would take half as long again.
+ONNX Runtime's CPU provider has few float16 kernels. It casts what it has none for, and drops the casts between two such
+operators; but activations, which are functions from opset 18 on, it spells out in float16, and fuses them no longer
+with the convolutions before: a model lifted from an older opset would take half as long again.
 """
 
 from collections.abc import Iterable
