@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxcam.autodiff.engine import blockers, live_path
-from onnxcam.autodiff.one_token import of_one_token
+from onnxcam.autodiff.one_token import for_one_token, of_one_token
 from onnxcam.autodiff.quantized import TWINS
 from onnxcam.errors import UnsupportedError, UsageError
 from onnxcam.finish import channel_sum, in_blocks
@@ -73,7 +73,8 @@ class ExplainedModel:
     what crosses beside it, outputs called `before_head`, to `answers`. Of plain classes it is fed the index decided.
 
     A lean model is one to run here: what nodes make is output under its own name, nothing is computed that a map of
-    sums over channels does not need, and a score that is one of the logits is read off them.
+    sums over channels does not need, a score that is one of the logits is read off them, and where a head reads one
+    token, what only other tokens need is not computed (scores are then the model's but for the rounding).
     """
 
     model: ModelProto
@@ -293,6 +294,9 @@ def explained_model(
     """
     chosen = plan(graph, image, **wanted)
     row, kind, layers = chosen.method, chosen.kind, chosen.layers
+    if lean and not row.everywhere:
+        graph = for_one_token(graph, kind.reads, [layer.name for layer in layers])
+        chosen = replace(chosen, graph=graph)
     summed = lean and summed and row.name in _CHANNEL_GRADIENTS and all(layer.channels for layer in layers)
     taken = chosen.names
     inputs = {i.role: free_name(i.role, taken) for i in kind.inputs}

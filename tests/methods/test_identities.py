@@ -99,8 +99,12 @@ def double(model: ModelProto, after: str | None = None) -> ModelProto:
     """The model in float64; from the value `after` on, where one is given."""
     twin = ModelProto()
     twin.CopyFrom(model)
-    for tensor in twin.graph.initializer:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    constants = [a.t for n in twin.graph.node for a in n.attribute if a.HasField("t")]
+    for cast in (a for n in twin.graph.node if n.op_type == "Cast" for a in n.attribute):
+        cast.i = onnx.TensorProto.DOUBLE if cast.i == onnx.TensorProto.FLOAT else cast.i
+    for tensor in (*twin.graph.initializer, *constants):
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
     for value in (*twin.graph.input, *twin.graph.output):
         value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     if after is not None:

@@ -1,4 +1,4 @@
-"""ViT-Recipro-CAM and LeGrad on the golden transformer, whose attention is spelt out."""
+"""ViT-Recipro-CAM (against a rerun in float64) and LeGrad on the golden transformer, whose attention is spelt out."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, numpy_helper, parser
-from test_identities import network
+from onnx.reference import ReferenceEvaluator
+from test_identities import double, network
 
 from onnxcam import Explainer, export, rewrite
 from onnxcam.errors import UnsupportedError
@@ -61,7 +62,9 @@ def test_vit_reciprocam_equals_rerunning_the_whole_model_with_masked_tokens(name
         mask[0, :prefix] = 1
         for (row, column), divisor in near.items():
             mask[0, prefix + row * 9 + column] = 1 / divisor
-        logits = Session(times(model, explainer.layer, mask), threads=1).run({"x": x})["logits"]
+        (logits,) = ReferenceEvaluator(double(times(model, explainer.layer, mask))).run(
+            None, {"x": x.astype(np.float64)}
+        )
         rerun.append([logits[i, c] for i, c in enumerate(classes)])
     for i, explanation in enumerate(found):
         got = np.array([explanation.raw[cell] for cell in AROUND])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from onnx import helper
+from onnx import ModelProto, NodeProto, helper
 
 from onnxcam.autodiff.engine import live_path
 from onnxcam.graph.build import Builder
@@ -24,6 +24,49 @@ def of_one_token(graph: Graph, op: Builder, y: str, wrt: Sequence[str]) -> str |
     whole. None where nothing is spared.
     """
     _, path = live_path(graph, y, wrt)
+    found = _token(graph, op, path, wrt)
+    if found is None:
+        return None
+    pick, token = found
+    copies = {pick.outputs[0]: token}
+    for node in path[path.index(pick) + 1 :]:
+        if not copies.keys().isdisjoint(node.inputs):
+            if node.domain:
+                return None
+            copies |= zip(node.outputs, _copied(op, node, [copies.get(i, i) for i in node.inputs]), strict=True)
+    return copies[y]
+
+
+def for_one_token(graph: Graph, reads: Sequence[str], wrt: Sequence[str]) -> Graph:
+    """The graph with such a copy, of the first of `reads`, in the place of what it copies.
+
+    `reads`, `wrt` and the outputs keep their names, and their values but for the rounding of products of one row.
+    What no output, `reads` or `wrt` needs any more is gone. The graph itself where nothing is spared.
+    """
+    op = Builder(graph)
+    found = _token(graph, op, live_path(graph, reads[0], wrt)[1], wrt)
+    if found is None:
+        return graph
+    pick, _ = found
+    op.nodes[-1].output[:] = pick.outputs
+    kept: list[NodeProto] = []
+    read = {*reads, *graph.outputs}
+    for node in reversed(graph.nodes):
+        if read.isdisjoint(node.outputs) and any(map(graph.consumers, node.outputs)):
+            continue
+        for made in (node,) if node is not pick else [Node(n, graph.opset) for n in reversed(op.nodes)]:
+            kept.append(made.proto)
+            read.update(made.reads)
+    model = ModelProto()
+    model.CopyFrom(graph.model)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    model.graph.initializer.extend(op.initializers.values())
+    return Graph(model, weights=graph.weights, shapes=graph.shapes, folder=graph.folder, notes=graph.notes)
+
+
+def _token(graph: Graph, op: Builder, path: Sequence[Node], wrt: Sequence[str]) -> tuple[Node, str] | None:
+    """The Gather of one token on `path`, and its output computed for that token alone; None where nothing is spared."""
     picks = [node for node in path if _picked(graph, node) is not None]
     if len(picks) != 1:
         return None
@@ -40,29 +83,21 @@ def of_one_token(graph: Graph, op: Builder, y: str, wrt: Sequence[str]) -> str |
             reads[out], axis_of[out] = axes, axis
     if not axis_of:
         return None
-    parts: dict[tuple[str, int], str] = {}  # of values before the Gather, along an axis
-    copies: dict[str, str] = {}  # of values after it
-    for node in path:
+    parts: dict[tuple[str, int], str] = {}  # of values, along an axis
+    for node in path[: path.index(pick) + 1]:
         out, inputs = node.outputs[0], list(node.inputs)
-        if out in reads:
-            for i, axis in enumerate(reads[out]):
-                if axis is not None:
-                    slot = (inputs[i], axis)
-                    if slot not in parts:
-                        parts[slot] = str(op.Slice(inputs[i], [token], [token + 1], [axis]))
-                    inputs[i] = parts[slot]
-        if node is pick:
-            copies[out] = str(op.Squeeze(inputs[0], [1]))
-        elif out in axis_of:
+        for i, axis in enumerate(reads.get(out, ())):
+            if axis is not None:
+                slot = (inputs[i], axis)
+                if slot not in parts:
+                    parts[slot] = str(op.Slice(inputs[i], [token], [token + 1], [axis]))
+                inputs[i] = parts[slot]
+        if out in axis_of:
             if node.op_type == "Reshape":
                 sizes = enumerate(graph.shape(out) or ())
                 inputs[1] = op.value([1 if i == axis_of[out] else d if isinstance(d, int) else -1 for i, d in sizes])
             parts[out, axis_of[out]] = _copied(op, node, inputs)[0]
-        elif not copies.keys().isdisjoint(inputs):
-            if node.domain:
-                return None
-            copies |= zip(node.outputs, _copied(op, node, [copies.get(i, i) for i in inputs]), strict=True)
-    return copies[y]
+    return pick, str(op.Squeeze(parts[pick.inputs[0], 1], [1]))
 
 
 def _copied(op: Builder, node: Node, inputs: list[str]) -> tuple[str, ...]:

@@ -100,6 +100,7 @@ def attention_maps(graph: Graph, head: Head, layer: Layer) -> list[str]:
 @method(
     "legrad",
     planar=True,
+    everywhere=True,
     formula="M = mean over blocks, heads and queries of max(0, d score / d attention)",
     paper="Bousselham et al., LeGrad, 2024",
     combine="none",

@@ -186,7 +186,8 @@ class Method:
     passes: forward passes of the model for one sample. requires raises UnsupportedError where the head does not have
     the form that the method needs. at_input: the "layer" is the picture input itself. on_grid: the map that the
     function makes lies on the layer's grid, not on the picture's. cut: the value behind which the loop runs the head
-    alone. planar: it enlarges or masks in the plane of a picture, so that volumes are beyond it.
+    alone. planar: it enlarges or masks in the plane of a picture, so that volumes are beyond it. everywhere: it reads
+    values all over the graph, so that none may be left out.
     """
 
     name: str
@@ -203,6 +204,7 @@ class Method:
     on_grid: bool = False
     cut: CutFunction | None = None
     planar: bool = False
+    everywhere: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
