@@ -25,6 +25,7 @@ from onnxcam.errors import PictureError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import BadPicture, Explanation, highest
 from onnxcam.graph.blocks import keep_in_blocks, uses_blocks
+from onnxcam.graph.build import tensor_info
 from onnxcam.graph.index import Graph, branches, split_weights
 from onnxcam.graph.layers import Layer
 from onnxcam.graph.read import ModelSource, read
@@ -240,15 +241,16 @@ class Explainer:
         deep = _goes_back_through_convolutions(explained.model, len(graph.nodes))
         if deep and blocks and folder is None:
             before = Graph(split_weights(explained.model)[0], weights={}, shapes=graph.shapes)
+            # ONNX Runtime does not see that classes, asked once or per picture, have the picture's batch.
+            added = (o for n in before.nodes[len(graph.nodes) :] for o in n.outputs if before.shape(o) is not None)
+            explained.model.graph.value_info.extend(tensor_info(o, before.dtype(o), before.shape(o)) for o in added)
         whole, name = serialised(explained.model), file.name
         self._explained = e = replace(explained, model=ModelProto(), graph=bare, target_head=None)
         del file, graph, explained, cut_out
         self._session = session(whole, e.outputs, before)
         self._spread = threads or getattr(session_options, "intra_op_num_threads", 0) or processors()
         self._alone = self._session.alone if isinstance(self._session, Session) and self._spread > 1 else None
-        # How many samples are run together at most. All activations of a deep gradient are kept, and those of few
-        # pictures can be in the cache: one on each thread, or two, which share the weights.
-        self._together = image.batch or (sys.maxsize if before is None else 2 if self._alone is None else 1)
+        self._together = image.batch or (sys.maxsize if before is None else _pictures_in_a_run(bare))
         self._heads = [HeadRunner(o.cut.head, session(o.cut.head.model)) for o in e.layers if o.cut is not None]
         notes += self._check_heads(bound) if self._heads else []
         self.notes: tuple[str, ...] = tuple(notes)
@@ -590,12 +592,12 @@ class Explainer:
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
         """What one run of the model gives for each sample; outputs: default all that an explanation can need."""
-        n = len(tensor)
-        if n == self._together or (n < self._together and not self._explained.image.batch):
+        n, share = len(tensor), self._share(len(tensor))
+        if n == share:
             return self._run(tensor, asked, n, outputs)
         runs = self._runs(tensor, asked, outputs)
         # What is the same for all samples, constant weights, a run gives once.
-        per_sample = {name: len(value) > 1 or self._together == 1 for name, value in runs[0].items()}
+        per_sample = {name: len(value) > 1 or share == 1 for name, value in runs[0].items()}
         return {n: np.concatenate([r[n] for r in runs]) if each else runs[0][n] for n, each in per_sample.items()}
 
     def _resolved(
@@ -805,11 +807,17 @@ class Explainer:
         found = side_by_side(several, self._spread) if beside else []
         return found + [self._run(*chunk, outputs) for chunk in chunks[beside:]]
 
+    def _share(self, n: int) -> int:
+        """How many of n samples are run together: of a fixed batch always that, and no thread is left without."""
+        if self._explained.image.batch:
+            return self._together
+        return min(self._together, n if self._alone is None else -(-n // self._spread))
+
     def _chunks(
         self, tensor: npt.NDArray[Any], asked: Mapping[str, npt.NDArray[Any]]
     ) -> Iterator[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]], int]]:
-        """The samples in pieces of `_together`; of a fixed batch the last is padded by repeating its last sample."""
-        batch = self._together
+        """The samples in pieces of `_share`; of a fixed batch the last is padded by repeating its last sample."""
+        batch = self._share(len(tensor))
         for start in range(0, len(tensor), batch):
             x = tensor[start : start + batch]
             rows = {role: value[start : start + batch] for role, value in asked.items()}
@@ -1067,6 +1075,19 @@ def _goes_back_through_convolutions(model: ModelProto, own: int) -> bool:
     """Whether what was added holds convolutions; no where there are branches: ONNX Runtime 1.19 cannot save these."""
     back = any(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node[own:])
     return back and not any(map(branches, model.graph.node))
+
+
+def _pictures_in_a_run(graph: Graph) -> int:
+    """How many pictures of a batch a deep gradient is run on together, 1 to 4.
+
+    All activations are kept for the way back, and those of few pictures can be in the cache; but every run reads the
+    weights of the convolutions anew. By their number against the number of values that the model makes of a picture.
+    """
+    convolutions = [n for n in graph.nodes if n.op_type == "Conv" and n.inputs[1] in graph.initializers]
+    weights = sum(math.prod(graph.initializers[n.inputs[1]].dims) for n in convolutions)
+    shapes = (graph.shape(n.outputs[0]) or () for n in graph.nodes)
+    values = sum(math.prod(d for d in shape[1:] if isinstance(d, int)) for shape in shapes)
+    return int(min(max(round(4 * weights / max(values, 1)), 1), 4))
 
 
 def _in_blocks(before: Graph, optimised: ModelProto) -> ModelProto | None:

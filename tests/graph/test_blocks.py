@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from onnxcam import Explainer
 from onnxcam.errors import ModelError
+from onnxcam.explainer import _pictures_in_a_run
 from onnxcam.graph.blocks import DOMAIN, keep_in_blocks, masks_early, uses_blocks
 from onnxcam.graph.index import Graph
 from onnxcam.runtime import Session, block_size
@@ -49,6 +50,8 @@ class Net:
             <float half = {{0.5}}, float nil = {{0}}, int64[8] around = {{0,0,1,-1,0,0,-1,1}},
              int64[8] channels = {{0,32,0,0,0,32,0,0}}, int64[8] some = {{0,4,0,0,0,4,0,0}},
              int64[2] from = {{1,0}}, int64[2] to = {{8,6}}, int64[2] sides = {{2,3}}, int64[2] steps = {{2,2}},
+             int64[8] phases = {{0,0,0,0,0,96,0,0}}, int64[8] phases_cells = {{0,0,0,0,0,96,1,2}},
+             int64[8] phase_last = {{0,96,0,0,0,0,0,0}}, int64[8] phase_less = {{0,0,0,0,0,32,0,0}},
              int64[1] nought = {{0}}, int64[3] whole = {{0,2,3}}>
             {{ {chr(10).join(self.lines)} }}"""
         model = parser.parse_model(text)
@@ -128,6 +131,56 @@ def test_what_cannot_be_turned_stays_as_it_was() -> None:
 @pytest.mark.parametrize("outputs", [("e", "b"), ("e", "m"), ("e", "d", "r")], ids=" ".join)
 def test_outputs_are_turned_back_and_a_truth_value_never_is(outputs: tuple[str, ...]) -> None:
     check(masked().model(*outputs))
+
+
+SPACED = {
+    "zeros": ("Pad(m, phases)", True),
+    "zeros, said": ("Pad(m, phases, nil)", True),
+    "a row and columns more": ("Pad(m, phases_cells)", True),
+    "halves": ("Pad(m, phases, half)", False),
+    "zeros before": ("Pad(m, phase_last)", False),
+    "fewer zeros": ("Pad(m, phase_less)", False),
+    "zeros that are read too": ("Pad(m, phases)  h = Sigmoid(z)", False),
+}
+
+
+@pytest.mark.parametrize("line", SPACED)
+def test_one_phase_of_a_picture_and_zeros_are_put_together_by_one_pad(line: str) -> None:
+    pad, whole = SPACED[line]
+    net = Net()
+    net.conv("a", "x", 32, 3)
+    net.say("b = Greater(a, 0.5)")
+    net.say("k = Cast<to=1>(b)")
+    net.say("m = Mul(a, k)")
+    net.say(f"z = {pad}")
+    net.say("p = DepthToSpace<blocksize=2>(z)")
+    net.conv("f", "p", 32, 16 if "phase_less" in pad else 32)
+    _, after = check(net.model("f", *["h"] * ("h =" in pad)), 2e-5)
+    kinds = [n.op_type for n in after.graph.node]
+    moves = (kinds.count("Pad"), kinds.count("Transpose"))
+    assert moves == ((1, 0) if whole else (1, 1))
+
+
+@pytest.mark.parametrize("channels", [32, 24])
+def test_what_a_convolution_adds_to_is_known_to_have_its_size(channels: int) -> None:
+    """A size that only the whole model tells: ONNX Runtime then writes the sum where the summand is."""
+    net = Net()
+    net.conv("a", "x", channels, 3)
+    net.say("t = Mul(a, by)")
+    net.conv("c", "t", channels, channels)
+    net.say("s = Add(c, t)")
+    net.conv("f", "s", channels, channels)
+    model = net.model("f", more=f", float[M,{channels},{H},{W}] by")
+    known = Graph(model, shapes={"by": ("N", channels, H, W)})
+    seen: list[ModelProto] = []
+    Session(model, threads=1, refine=lambda made: seen.append(keep_in_blocks(made, known, block_size())))  # type: ignore[func-returns-value]
+    whole = -(-channels // block_size()) * block_size()
+    declared = {
+        v.name.removesuffix("/blocks"): [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in seen[0].graph.value_info
+        if v.name.endswith("/blocks")
+    }
+    assert declared == {v: ["N", whole, H, W] for v in ("s", "t")}
 
 
 def test_a_sum_becomes_part_of_the_convolution_that_nothing_else_reads() -> None:
@@ -368,10 +421,14 @@ def test_samples_are_run_in_pieces_and_answered_one_by_one(batch: str | int, thr
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 has the second session")
-@pytest.mark.parametrize(("threads", "beside"), [(1, 0), (2, 4), (3, 3), (8, 0)])
+@pytest.mark.parametrize(
+    ("threads", "together", "pieces", "beside"),
+    [(1, 1, 5, 0), (1, 2, 3, 0), (1, 4, 2, 0), (2, 1, 5, 4), (2, 2, 3, 2), (2, 4, 2, 2), (3, 4, 3, 3), (8, 4, 5, 0)],
+)
 def test_as_many_pieces_as_threads_run_side_by_side_each_on_a_thread(
-    threads: int, beside: int, monkeypatch: pytest.MonkeyPatch
+    threads: int, together: int, pieces: int, beside: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("onnxcam.explainer._pictures_in_a_run", lambda graph: together)
     explainer = Explainer(deep(), method="saliency", threads=threads)
     caller, ran, run = threading.get_ident(), [], Session.run
 
@@ -383,7 +440,17 @@ def test_as_many_pieces_as_threads_run_side_by_side_each_on_a_thread(
     explainer.explain_tensor(np.zeros((5, 3, H, W), np.float32))
     assert sum(alone for alone, _ in ran) == beside
     assert all(alone == elsewhere for alone, elsewhere in ran)
-    assert len(ran) == (3 if threads == 1 else 5)
+    assert len(ran) == pieces
+
+
+@pytest.mark.parametrize(("cells", "pictures"), [(40, 1), (15, 1), (12, 2), (10, 3), (8, 4), (2, 4)])
+def test_the_more_weights_for_its_values_a_network_has_the_more_pictures_share_a_run(cells: int, pictures: int) -> None:
+    """2,304 weights against two times 16 x cells^2 values: a fourth of the values for each picture."""
+    model = parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[N,16,{cells},{cells}] x) => (float[N,16,{cells},{cells}] r)
+        {{ a = Conv<pads=[1,1,1,1]>(x, w)  r = Relu(a) }}""")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((16, 16, 3, 3), np.float32), "w"))
+    assert _pictures_in_a_run(Graph(model)) == pictures
 
 
 def test_the_second_session_has_one_thread_and_the_options_stay_as_they_were() -> None:

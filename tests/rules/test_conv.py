@@ -41,6 +41,24 @@ PHASES = [
     ("[N,16,8,6]", "[4,16,3,2]", 'strides=[2,2], auto_pad="SAME_UPPER"'),
     ("[N,16,8,6]", "[4,16,3,2]", 'strides=[2,2], auto_pad="SAME_LOWER"'),
 ]
+# One channel per output: with zeros between the cells.
+BETWEEN_ZEROS = [
+    ("[N,16,8,6]", "[16,1,5,5]", "group=16, strides=[2,2], pads=[2,2,2,2]"),
+    ("[N,16,8,6]", "[16,1,3,3]", "group=16, strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,16,7,9]", "[16,1,3,3]", "group=16, strides=[2,2], pads=[1,1,1,1]"),
+    ("[N,16,7,8]", "[16,1,3,3]", "group=16, strides=[2,2]", "[16]"),
+    ("[N,16,8,7]", "[16,1,3,3]", 'group=16, strides=[2,2], auto_pad="SAME_UPPER"'),
+    ("[N,16,11,10]", "[16,1,3,4]", "group=16, strides=[3,3], pads=[0,1,1,0]"),
+    ("[N,16,9,9]", "[16,1,2,2]", "group=16, strides=[3,3]"),
+    ("[N,16,7,9]", "[4,16,1,1]", "strides=[2,2]"),
+    ("[N,32,9,6]", "[6,16,1,1]", "group=2, strides=[3,3]"),
+]
+# More cells than phases of the picture have; the padding before is wider than the kernel reaches.
+NO_ZEROS = [
+    ("[N,16,4,4]", "[16,1,3,3]", "group=16, strides=[2,2], pads=[1,1,2,2]"),
+    ("[N,16,7,7]", "[16,1,3,3]", "group=16, strides=[2,2], pads=[3,3,0,0]"),
+    ("[N,16,8,6]", "[32,1,3,3]", "group=16, strides=[2,2], pads=[1,1,1,1]"),
+]
 # What has no such form keeps the other one: half a block of channels, phases of unlike sizes, without a tap, or with
 # windows that begin late.
 NO_PHASES = [
@@ -60,7 +78,7 @@ def by_phases(x: str, w: str, attributes: str, *bias: str) -> Case:
 
 
 CASES = [
-    *(by_phases(*arguments) for arguments in (*PHASES, *NO_PHASES)),
+    *(by_phases(*arguments) for arguments in (*PHASES, *NO_PHASES, *BETWEEN_ZEROS, *NO_ZEROS)),
     # stride 1: flipped where the kernel is constant
     *both("[N,2,7]", "[4,2,3]", "", "[4]"),
     *both("[N,2,7]", "[4,2,3]", "pads=[1,1]"),
@@ -167,3 +185,14 @@ def test_what_can_be_split_into_phases_is(case: Case) -> None:
     emitted = [n.op_type for n in rewritten.graph.node]
     split = any(conv(*arguments).inputs == case.inputs and conv(*arguments).body == case.body for arguments in PHASES)
     assert ("DepthToSpace" in emitted, "ConvTranspose" in emitted) == (split, not split)
+
+
+@pytest.mark.parametrize("arguments", [*BETWEEN_ZEROS, *NO_ZEROS], ids=str)
+def test_one_convolution_goes_over_zeros_between_the_cells(arguments: tuple[str, ...]) -> None:
+    model = by_phases(*arguments).model(18)
+    shape = run(model, by_phases(*arguments).values(model), ["y"])[0].shape
+    rewritten, _ = gradients(model, ["x"], shape, blocks=True)
+    kinds = [n.op_type for n in rewritten.graph.node[len(model.graph.node) :]]
+    assert (kinds.count("Conv") == kinds.count("DepthToSpace") == kinds.count("Pad") == 1) == (
+        arguments in BETWEEN_ZEROS
+    )

@@ -62,7 +62,24 @@ NO_TAPS = [
     ("[N,16,H,W]", "kernel_shape=[3,3], pads=[1,1,1,1]"),
 ]
 
+# Behind a ReLU zeros may stand around the picture, and cells are moved by convolutions.
+BEHIND_RELU = [
+    *TAPS,
+    ("[N,16,8,8]", "kernel_shape=[3,3], strides=[2,2]"),
+    ("[N,16,7,8]", "kernel_shape=[2,2], strides=[2,2]"),
+    ("[N,16,8,11]", "kernel_shape=[3,3], strides=[2,2], pads=[2,0,1,1]"),
+    ("[N,16,11,10]", "kernel_shape=[3,3], strides=[3,3], pads=[1,1,1,1]"),
+    ("[N,16,6,7]", "kernel_shape=[2,3], strides=[1,1], pads=[0,2,1,0]"),
+    ("[N,16,7,10]", "kernel_shape=[1,1], strides=[1,1]"),
+]
+
+
+def behind_relu(x: str, attributes: str) -> Case:
+    return Case("MaxPool", f"double{x} x", f"r = Relu(x)  y = MaxPool<{attributes}>(r)")
+
+
 CASES = [
+    *(replace(behind_relu(x, attributes), blocks=True) for x, attributes in BEHIND_RELU),
     *(pool("MaxPool", x, attributes) for x, attributes in (*WINDOWS, *DILATED)),
     *(replace(pool("MaxPool", x, attributes), blocks=True) for x, attributes in (*TAPS, *NO_TAPS)),
     pool("MaxPool", "[N,2,5,6]", "kernel_shape=[2,3], storage_order=1"),
@@ -124,11 +141,12 @@ def test_p_norm_has_zero_slope_where_it_is_zero(kind: str) -> None:
     assert found == [[[0, 0, 0, -1]]]
 
 
-@pytest.mark.parametrize(("x", "attributes"), TAPS)
-def test_tap_by_tap_the_first_of_equal_maxima_takes_it_as_by_indices(x: str, attributes: str) -> None:
-    case = pool("MaxPool", x, attributes)
+@pytest.mark.parametrize(
+    "case", [*(pool("MaxPool", *given) for given in TAPS), *(behind_relu(*given) for given in BEHIND_RELU)], ids=str
+)
+def test_tap_by_tap_the_first_of_equal_maxima_takes_it_as_by_indices(case: Case) -> None:
     model = case.model(18)
-    ties = np.random.default_rng(0).integers(0, 3, case.values(model)["x"].shape).astype(np.float64)
+    ties = np.random.default_rng(0).integers(-2, 3, case.values(model)["x"].shape).astype(np.float64)
     u = np.random.default_rng(1).integers(1, 9, run(model, {"x": ties}, ["y"])[0].shape).astype(np.float64)
     found = []
     for blocks in (False, True):

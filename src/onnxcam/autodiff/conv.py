@@ -91,7 +91,7 @@ def conv(op: Builder, node: Primal, dy: str) -> Cotangents:
     if node.live(0) and dy in op.one_hots and max(*w.kernel, *w.large) == 1 and node.attrs["group"] == 1:
         dx = rows_at(op, node.input(1), op.one_hots[dy])
     elif node.live(0):
-        dx = _flipped(op, node, dy, w) or _of_phases(op, node, dy, w)
+        dx = _flipped(op, node, dy, w) or _strided(op, node, dy, w)
         dx = dx or op.ConvTranspose(dy, node.input(1), group=node.attrs["group"], **w.transposed())
     if node.live(1):
         dw = weight_cotangent(op, node, node.input(0), dy, w)
@@ -148,21 +148,23 @@ def _phases(w: Window, axis: int) -> list[_Phase]:
     return found
 
 
-def _of_phases(op: Builder, node: Primal, dy: str, w: Window) -> str | None:
-    """dX of a strided convolution by one of stride 1 for each of the s x s phases of the picture, put together.
+def _strided(op: Builder, node: Primal, dy: str, w: Window) -> str | None:
+    """dX of a strided convolution by convolutions of stride 1, which can be computed in blocks of channels.
 
-    Shi et al., 2016 (arXiv:1609.07009): a transposed convolution without the zeros between the cells. In blocks of
-    channels alone this is faster than ConvTranspose, which has no such form.
+    For one cell or one channel per output, with zeros between the cells. Else one for each of the s x s phases of the
+    picture, put together: a transposed convolution without the zeros (Shi et al., 2016, arXiv:1609.07009).
     """
     weights, group, s = node.constant(1), node.attrs["group"], w.strides[0]
     if weights is None or not (op.blocks and splits(w, channels := weights.shape[1] * group)):
         return None
     exchanged = _exchanged(op, node.input(1), weights.shape, group)
     if max(w.kernel) == 1 and max(w.begin) == 0:
-        more = (cells - n for cells, n in zip(phase_cells(w), w.small, strict=True))
-        return joined_phases(
-            op, w, op.Pad(op.Conv(dy, exchanged, group=group), [0] * 5 + [(s * s - 1) * channels, *more])
-        )
+        return _with_zeros(op, w, op.Conv(dy, exchanged, group=group), channels)
+    before = [r - b for r, b in zip(w.reach, w.begin, strict=True)]
+    fits = all(cells >= n for cells, n in zip(phase_cells(w), w.small, strict=True))
+    if weights.shape[:2] == (group, 1) and fits and min(before) >= 0:
+        mirrored = _mirrored(op, node.input(1), weights.shape, group)
+        return str(op.Conv(_with_zeros(op, w, dy, channels), mirrored, group=group, pads=[*before, *w.begin]))
     rows, columns = _phases(w, 0), _phases(w, 1)
     if any(not phase.taps or min(phase.before, phase.after) < 0 for phase in (*rows, *columns)):
         return None
@@ -198,6 +200,12 @@ def joined_phases(op: Builder, w: Window, phases: str) -> str:
     whole = op.DepthToSpace(phases, blocksize=s) if s > 1 else phases
     fits = all(size % s == 0 for size in w.large)
     return str(whole if fits else op.Slice(whole, [0, 0], [*w.large], [2, 3]))
+
+
+def _with_zeros(op: Builder, w: Window, x: str, channels: int) -> str:
+    """(N, C, h, w) with zeros between the cells, which are the first phase of a picture whose others are zeros."""
+    s, more = w.strides[0], [cells - n for cells, n in zip(phase_cells(w), w.small, strict=True)]
+    return joined_phases(op, w, op.Pad(x, [0] * 5 + [(s * s - 1) * channels, *more]))
 
 
 @vjp("ConvTranspose")

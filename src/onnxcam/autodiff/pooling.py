@@ -1,7 +1,9 @@
 """Rules of pooling."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -38,11 +40,11 @@ def global_max_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
 def max_pool(op: Builder, node: Primal, dy: str) -> Cotangents:
     """The first maximum of each window takes dy."""
 
-    def back(cotangent: str) -> str:
-        return _by_taps(op, node, cotangent) or _by_indices(op, node, cotangent)
+    def back(cotangent: str, positive: bool) -> str:
+        return _by_taps(op, node, cotangent, positive) or _by_indices(op, node, cotangent)
 
-    dx = back(dy)
-    op.pooled[dx] = (node.inputs[0], node.outputs[0], dy, back)
+    dx = back(dy, False)
+    op.pooled[dx] = (node.inputs[0], node.outputs[0], dy, partial(back, positive=True))
     return (dx,)
 
 
@@ -56,11 +58,13 @@ def _by_indices(op: Builder, node: Primal, dy: str) -> str:
     return node.reshaped(flat)
 
 
-def _by_taps(op: Builder, node: Primal, dy: str) -> str | None:
+def _by_taps(op: Builder, node: Primal, dy: str, positive: bool) -> str | None:
     """dx of small windows, tap by tap: what is left of dy goes to the first tap that equals the maximum.
 
     Taps of one phase modulo the stride add up; the phases are put together. In blocks of channels alone this is faster
     than indices. A NaN takes nothing, where an index would point at it.
+
+    positive: whether no input is negative and dy is 0 where a maximum is 0, so that zeros may stand around the input.
     """
     sizes = [*(node.shape(0) or [None])[1:], *(node.output_shape() or [None])[1:]]
     if not op.blocks or node.dtype(0) != op.dtype or not all(isinstance(d, int) for d in sizes):
@@ -69,22 +73,42 @@ def _by_taps(op: Builder, node: Primal, dy: str) -> str | None:
     s, n, x = w.strides[0], w.small, node.inputs[0]
     if not splits(w, node.static(0, (1,))[0]) or math.prod(w.kernel) > 9 or min(w.kernel) < s:
         return None
+    c, cells = node.static(0, (1,))[0], tuple(phase_cells(w))
     around = [0, 0, *w.begin, 0, 0, *(max(e, 0) for e in w.end)]
-    if any(around):
+    if any(around) and not positive:
         x = op.Pad(x, around, op.floats(np.nan))
     phases: dict[tuple[int, ...], str] = {}
     left = dy
     for tap in np.ndindex(*w.kernel):
-        last = [t + (m - 1) * s + 1 for t, m in zip(tap, n, strict=True)]
-        equal = op.Equal(op.Slice(x, [*tap], last, [2, 3], [s, s]), node.outputs[0])
+        shift, phase = zip(*(divmod(t - b, s) for t, b in zip(tap, w.begin, strict=True)), strict=True)
+        if positive:
+            values = _moved(op, _moved(op, x, c, w.large, cells, phase, s), c, cells, n, shift)
+        else:
+            last = [t + (m - 1) * s + 1 for t, m in zip(tap, n, strict=True)]
+            values = op.Slice(x, [*tap], last, [2, 3], [s, s])
+        equal = op.Equal(values, node.outputs[0])
         taken = op.Mul(left, op.Cast(equal, to=op.dtype))
         left = op.Sub(left, taken)
-        shift, phase = zip(*(divmod(t - b, s) for t, b in zip(tap, w.begin, strict=True)), strict=True)
-        behind = [cells - m - q for cells, m, q in zip(phase_cells(w), n, shift, strict=True)]
-        moved = op.Pad(taken, [0, 0, *shift, 0, 0, *behind]) if any((*shift, *behind)) else taken
-        phases[phase] = op.Add(phases[phase], moved) if phase in phases else moved
+        moved = _moved(op, taken, c, n, cells, [-q for q in shift])
+        phases[phase] = op.Add(moved, phases[phase]) if phase in phases else moved
     parts = [phases[phase] for phase in np.ndindex(s, s)]
     return joined_phases(op, w, op.Concat(*parts, axis=1) if s > 1 else parts[0])
+
+
+def _moved(
+    op: Builder, x: str, c: int, given: Sequence[int], asked: Sequence[int], offsets: Sequence[int], stride: int = 1
+) -> str:
+    """y[i] = x[stride i + offset] of (N, c, *given), zeros outside: a convolution, which has a form in blocks."""
+    if [*given] == [*asked] and not any(offsets) and stride == 1:
+        return x
+    before = [max(-o, 0) for o in offsets]
+    kernel = [abs(o) + 1 for o in offsets]
+    ends = [(m - 1) * stride + k - b - size for m, k, b, size in zip(asked, kernel, before, given, strict=True)]
+    weights = np.zeros((c, 1, *kernel))
+    weights[:, :, max(offsets[0], 0), max(offsets[1], 0)] = 1
+    pads = [*before, *(max(e, 0) for e in ends)]
+    y = op.Conv(x, op.floats(weights), group=c, strides=[stride] * len(kernel), pads=pads)
+    return str(op.Slice(y, [0, 0], [*asked], [2, 3]) if min(ends) <= -stride else y)
 
 
 def pooled(node: Primal) -> Window:

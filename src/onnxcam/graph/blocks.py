@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnxcam.graph.build import tensor_info
 from onnxcam.graph.index import Graph, Node, Shape
 
 DOMAIN = "com.microsoft.nchwc"
@@ -48,8 +49,13 @@ def keep_in_blocks(optimised: ModelProto, before: Graph, block: int) -> ModelPro
     nodes = list(blocks.rewritten())
     constants = [constant for _, made in nodes for constant in made]
     del model.graph.node[:]
-    model.graph.node.extend(masks_early(_sums_in_convolutions([node for node, _ in nodes], blocks.sums)))
+    made = masks_early(_sums_in_convolutions([node for node, _ in nodes], blocks.sums))
+    model.graph.node.extend(made)
     model.graph.initializer.extend(constants)
+    summed = {
+        v for node in made if node.domain == DOMAIN and len(node.input) == 4 for v in (node.input[3], node.output[0])
+    }
+    model.graph.value_info.extend(v for v in blocks.declared if v.name in summed)
     return model
 
 
@@ -73,7 +79,13 @@ class _Blocks:
         # The names under which values of (N, C, H, W) lie in blocks.
         self._turned_back = {n.output[0]: n for n in self._nodes if _turns(n, "ReorderOutput")}
         self._held = self._profitable()
+        # By what it makes, what is put together of one phase and zeros, with the Pad that makes the zeros.
+        self._spaced = {
+            n.output[0]: pad for i, n in enumerate(self._nodes) if (pad := self._first_phase(i)) is not None
+        }
         self.sums: set[str] = set()  # what two values of one shape add up to, in blocks
+        # Values made in blocks, in whole ones: ONNX Runtime reuses memory only where it knows that sizes are the same.
+        self.declared: list[ValueInfoProto] = []
 
     def _data(self, node: NodeProto) -> list[str]:
         """The operands that have more than one element, but for constants that say how."""
@@ -135,6 +147,20 @@ class _Blocks:
         if node.op_type == "DepthToSpace":
             return bool(attributes.get("mode", b"DCR") == b"DCR")
         return node.op_type == "Concat" and bool(attributes["axis"] == 1)
+
+    def _first_phase(self, i: int) -> NodeProto | None:
+        """The Pad that makes of one phase, and of zeros, all that a DepthToSpace which is held puts together."""
+        node = self._nodes[i]
+        if node.op_type != "DepthToSpace" or i not in self._held:
+            return None
+        made = self._producer.get(node.input[0], -1)
+        pad = self._nodes[made]
+        if made not in self._held or pad.op_type != "Pad" or len(self._readers[node.input[0]]) > 1:
+            return None
+        pads, (phase, _, _) = self._numbers(pad, 1) or [], self._map(pad.input[0]) or (0, 0, 0)
+        s, value = helper.get_node_attr_value(node, "blocksize"), "".join(pad.input[2:3])
+        zeros = not value or (value in self._constants and not numpy_helper.to_array(self._constants[value]).any())
+        return pad if zeros and pads[:4] == [0] * 4 and pads[5] == (s * s - 1) * phase else None
 
     def _numbers(self, node: NodeProto, position: int) -> list[int] | None:
         """A constant operand that says how, of 4 x 2 sizes at most; None where it is none."""
@@ -222,13 +248,16 @@ class _Blocks:
         def named(value: str) -> str:
             return blocked.get(value, value) if self._lies_the_same(value) else renamed.get(value, value)
 
+        inside = {pad.output[0] for pad in self._spaced.values()}
         for i, node in enumerate(self._nodes):
+            if node.output[0] in inside:
+                continue
             if _turns(node, "ReorderOutput"):
                 blocked[node.output[0]] = renamed.get(node.input[0], node.input[0])
             elif _turns(node, "ReorderInput") and (node.input[0] in blocked or self._lies_the_same(node.input[0])):
                 renamed[node.output[0]] = blocked.get(node.input[0], node.input[0])
             elif i in self._held:
-                for value in self._data(node):
+                for value in self._data(self._spaced.get(node.output[0], node)):
                     if value not in blocked and not self._lies_the_same(value):
                         blocked[value] = value + self._suffix
                         turned.add(value)
@@ -237,6 +266,9 @@ class _Blocks:
                 made = node.output[0]
                 if not self._lies_the_same(made):
                     blocked[made] = made + self._suffix
+                    batch, (c, h, w) = (self._shape(made) or (None,))[0], self._map(made) or (0, 0, 0)
+                    whole = [batch, -(-c // self._b) * self._b, h, w]
+                    self.declared.append(tensor_info(blocked[made], self._dtype(made), whole))
                 yield from self._in_blocks(node, blocked)
             else:
                 for value in _reads(node):
@@ -257,7 +289,8 @@ class _Blocks:
         return helper.make_node("ReorderOutput", [""], [value], domain=DOMAIN, channels=channels)
 
     def _in_blocks(self, node: NodeProto, blocked: Mapping[str, str]) -> Iterator[tuple[NodeProto, list[TensorProto]]]:
-        x, made = node.input[0], node.output[0]
+        made = node.output[0]
+        x = self._spaced.get(made, node).input[0]
         y, b = blocked.get(made, made), self._b
         c, h, w = self._map(made) or (0, 0, 0)
         before, below, right = self._map(x) or (0, 0, 0)
@@ -282,6 +315,11 @@ class _Blocks:
             operands = [more[0].name, *node.input[2:3]]
         elif kind == "Slice":
             operands = [*node.input[1:]]
+        elif made in self._spaced:
+            s, pads = helper.get_node_attr_value(node, "blocksize") - 1, self._numbers(self._spaced[made], 1) or []
+            kind, cells = "Pad", [-1, before // b, below, 1, right, 1, b]
+            more = [numpy_helper.from_array(np.asarray([0] * 9 + [pads[6], s, pads[7], s, 0], np.int64), f"{y}/pads")]
+            operands = [more[0].name]
         elif kind == "DepthToSpace":
             s = helper.get_node_attr_value(node, "blocksize")
             kind, cells = "Transpose", [-1, s, s, c // b, below, right, b]
