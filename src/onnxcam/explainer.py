@@ -25,7 +25,6 @@ from onnxcam.errors import PictureError, UsageError
 from onnxcam.explained import Size, explained_model, noise, open_graph
 from onnxcam.explanation import BadPicture, Explanation, highest
 from onnxcam.graph.blocks import keep_in_blocks, uses_blocks
-from onnxcam.graph.build import tensor_info
 from onnxcam.graph.index import Graph, branches, split_weights
 from onnxcam.graph.layers import Layer
 from onnxcam.graph.read import ModelSource, read
@@ -237,20 +236,18 @@ class Explainer:
         cut_out = explained.target_head if explained.inputs else None
         self._head_model = cut_out() if cut_out is not None else None
         bare = Graph(graph.model, weights={}, shapes=graph.shapes, folder=folder, notes=graph.notes)
-        before = None
+        before, pieces = None, sys.maxsize
         deep = _goes_back_through_convolutions(explained.model, len(graph.nodes))
         if deep and blocks and folder is None:
             before = Graph(split_weights(explained.model)[0], weights={}, shapes=graph.shapes)
-            # ONNX Runtime does not see that classes, asked once or per picture, have the picture's batch.
-            added = (o for n in before.nodes[len(graph.nodes) :] for o in n.outputs if before.shape(o) is not None)
-            explained.model.graph.value_info.extend(tensor_info(o, before.dtype(o), before.shape(o)) for o in added)
+            pieces = _pictures_in_a_run(graph)
         whole, name = serialised(explained.model), file.name
         self._explained = e = replace(explained, model=ModelProto(), graph=bare, target_head=None)
         del file, graph, explained, cut_out
         self._session = session(whole, e.outputs, before)
         self._spread = threads or getattr(session_options, "intra_op_num_threads", 0) or processors()
         self._alone = self._session.alone if isinstance(self._session, Session) and self._spread > 1 else None
-        self._together = image.batch or (sys.maxsize if before is None else _pictures_in_a_run(bare))
+        self._together = image.batch or pieces
         self._heads = [HeadRunner(o.cut.head, session(o.cut.head.model)) for o in e.layers if o.cut is not None]
         notes += self._check_heads(bound) if self._heads else []
         self.notes: tuple[str, ...] = tuple(notes)
