@@ -298,3 +298,15 @@ def test_fullgrad_counts_the_shift_of_a_batch_norm_as_a_bias(bias: int, share: f
 def test_fullgrad_refuses_eigen_smooth() -> None:
     with pytest.raises(UsageError, match="`fullgrad` has no weighted sum of channels"):
         Explainer(toy(), method="fullgrad", eigen_smooth=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8])
+def test_saliency_of_a_linear_score_is_its_largest_weight_of_any_number_of_channels(channels: int) -> None:
+    """The gradient of w_c . x is w_c."""
+    model = parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[N,{channels},6,5] x) => (float[N,2] y) {{ f = Flatten(x)  y = MatMul(f, w) }}""")
+    w = np.random.default_rng(channels).standard_normal((channels * 30, 2), dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    x = np.ones((2, channels, 6, 5), np.float32)
+    for target, found in zip([1, 0], Explainer(model, method="saliency").explain_tensor(x, [1, 0]), strict=True):
+        np.testing.assert_array_equal(found.raw, np.abs(w[:, target].reshape(channels, 6, 5)).max(axis=0))
