@@ -37,7 +37,7 @@ def float_input(graph: Graph, head: Head, layer: Layer) -> None:
 
 
 def largest_magnitude(context: MethodContext, gradient: str) -> str:
-    """(N, 1, H, W): max over channels of |gradient (N, C, H, W)|, of few channels element by element, which is faster."""
+    """(N, 1, H, W): max over channels of |gradient (N, C, H, W)|, element by element where channels are few."""
     op, channels = context.op, context.picture.channels
     magnitude = op.Abs(gradient)
     if channels is None or not 1 < channels <= 4:
