@@ -64,7 +64,8 @@ def _by_taps(op: Builder, node: Primal, dy: str, positive: bool) -> str | None:
     Taps of one phase modulo the stride add up; the phases are put together. In blocks of channels alone this is faster
     than indices. A NaN takes nothing, where an index would point at it.
 
-    positive: whether no input is negative and dy is 0 where a maximum is 0, so that zeros may stand around the input.
+    positive: whether no input is negative and dy is 0 where a maximum is 0, so that zeros may stand around the input
+    and convolutions move its cells; then neither does what lies beside a NaN or an infinity.
     """
     sizes = [*(node.shape(0) or [None])[1:], *(node.output_shape() or [None])[1:]]
     if not op.blocks or node.dtype(0) != op.dtype or not all(isinstance(d, int) for d in sizes):
